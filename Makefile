@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# Each target is a script; README.md says what they are for.
+.PHONY: demo check check-long deps tree export drift build-stock build-hypermi \
+	build-selftests selftests kunit lint bisect clean help
+MAKEFLAGS += --no-print-directory
+
+help:
+	@sed -n '/^## Commands/,/^## /p' README.md
+
+deps:
+	@scripts/deps.sh
+
+demo check check-long selftests kunit: deps
+	@scripts/check.py $@
+
+tree: deps
+	@scripts/series.sh tree
+
+# (In this order: `export` at the start of a line is a directive.)
+drift export:
+	@scripts/series.sh $@
+
+build-stock build-hypermi build-selftests:
+	@[ -e build/linux ] || scripts/series.sh tree
+	@scripts/build.sh $(@:build-%=%)
+
+lint: deps
+	@scripts/lint.sh
+
+bisect: deps
+	@scripts/bisect.sh
+
+# Everything that can be made again; build/linux may hold work, so it stays.
+clean:
+	rm -rf build/o build/run build/log build/guest build/bisect build/control build/*.tsv

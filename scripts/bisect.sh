@@ -1,0 +1,41 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# Every patch builds, with HyperMI on and off, and its files without a W=1 warning.
+. "$(dirname "$0")/lib.sh"
+
+# The same layout as build/, for ccache.
+tree=$BUILD/bisect/linux
+export CCACHE_BASEDIR=$BUILD/bisect
+
+one() {	# on|off
+	local out=$BUILD/bisect/o/$1 config=$TOP/selftests/config file objects=()
+	mkdir -p "$out"
+	cp "$config" "$out/.fragment"
+	[ "$1" = off ] || printf 'CONFIG_HYPERMI=y\nCONFIG_HYPERMI_KUNIT_TEST=y\n' >>"$out/.fragment"
+	make -s -C "$tree" O="$out" tinyconfig
+	"$tree/scripts/kconfig/merge_config.sh" -m -Q -O "$out" "$out/.config" "$out/.fragment"
+	make -s -C "$tree" O="$out" olddefconfig
+	make -C "$tree" O="$out" -j"$JOBS" bzImage
+	while read -r file; do
+		[ ! -e "$out/${file%.c}.o" ] || { objects+=("${file%.c}.o"); rm "$out/${file%.c}.o"; }
+	done < <(git -C "$tree" show --name-only --diff-filter=d --format= HEAD -- '*.c' ':!tools')
+	[ ${#objects[@]} -eq 0 ] ||
+		make -C "$tree" O="$out" -j"$JOBS" W=1 KCFLAGS=-Werror "${objects[@]}"
+}
+
+if [ "${1:-}" = --call ]; then shift; "$@"; exit; fi
+[ -e "$LINUX/.git" ] || "$TOP/scripts/series.sh" tree
+if [ ! -e "$tree/.git" ]; then
+	mkdir -p "$BUILD/bisect"
+	git -C "$LINUX" worktree prune
+	git -C "$LINUX" worktree add -q --detach "$tree" refs/tags/base
+fi
+failed=0
+while read -r commit subject; do
+	say "$commit $subject"
+	git -C "$tree" checkout -q -f --detach "$commit"
+	for way in off on; do
+		step "bisect-$commit-$way" one "$way" || failed=1
+	done
+done < <(git -C "$LINUX" log --reverse --abbrev=12 --format='%h %s' refs/tags/base..refs/heads/hypermi)
+exit $failed

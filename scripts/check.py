@@ -1,0 +1,440 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-only
+"""The test commands: check.py demo|check|check-long|selftests|kunit.
+
+Builds what is missing, then boots machines, as many at a time as there are
+CPUs.  Writes build/results.tsv, build/attacks.tsv and build/bench.tsv.
+"""
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TOP / "selftests"))
+import machine  # noqa: E402
+
+BUILD, SCRIPTS, SELFTESTS = TOP / "build", TOP / "scripts", TOP / "selftests"
+LINUX = BUILD / "linux"
+GUEST_DISK = BUILD / "guest/disk.img"
+START = time.monotonic()
+say_lock = threading.Lock()
+
+
+def say(text=""):
+    with say_lock:
+        print(text, flush=True)
+
+
+class Results:
+    """Rows (suite, test, result, seconds) of this command; others' rows stay."""
+    HEADER = "suite\ttest\tresult\tseconds"
+
+    def __init__(self):
+        self.rows = []
+
+    def add(self, suite, test, result, seconds, why=""):
+        with say_lock:
+            self.rows.append((suite, test, result, f"{seconds:.0f}"))
+        if result == "fail":
+            say(f"{suite}: {test}: FAILED {why}")
+
+    def count(self, result):
+        return sum(r[2] == result for r in self.rows)
+
+    def save(self):
+        path, suites = BUILD / "results.tsv", {r[0] for r in self.rows}
+        old = [tuple(line.split("\t")) for line in path.read_text().splitlines()[1:]] \
+            if path.exists() else []
+        rows = [r for r in old if r[0] not in suites] + self.rows
+        write_table(path, self.HEADER, sorted(rows))
+
+    def finish(self):
+        """The last line, and the exit status."""
+        self.save()
+        failed = [r for r in self.rows if r[2] == "fail"]
+        if failed:
+            say("\nfailed:")
+            for suite, test, *_ in failed:
+                say(f"  {suite}: {test}")
+        if not self.rows:
+            self.add("check", "something was tested", "fail", 0)
+        say(f"\nresults: build/results.tsv; {time.monotonic() - START:.0f} s in all")
+        say(f"{self.count('pass')} passed, {self.count('fail')} failed, "
+            f"{self.count('skip')} skipped")
+        return 1 if self.count("fail") else 0
+
+
+results = Results()
+
+
+def write_table(path, header, rows):
+    path.write_text("\n".join([header] + ["\t".join(map(str, r)) for r in rows]) + "\n")
+
+
+def command(suite, test, *argv, env=None):
+    """A script that prints its own steps."""
+    start = time.monotonic()
+    status = subprocess.run([str(a) for a in argv], stdin=subprocess.DEVNULL,
+                            env={**os.environ, **(env or {})}, check=False).returncode
+    results.add(suite, test, "fail" if status else "pass", time.monotonic() - start,
+                f"({Path(argv[0]).name}: status {status})")
+    return status == 0
+
+
+def script_with_rows(suite, script):
+    """A script that appends its rows to the file HYPERMI_RESULTS."""
+    rows = BUILD / "log" / f"{suite}.tsv"
+    rows.unlink(missing_ok=True)
+    status = subprocess.run([script], stdin=subprocess.DEVNULL, check=False,
+                            env={**os.environ, "HYPERMI_RESULTS": str(rows)}).returncode
+    lines = rows.read_text().splitlines() if rows.exists() else []
+    for line in lines:
+        _, test, result, seconds = line.split("\t")
+        results.add(suite, test, result, float(seconds), "(see above)")
+    if status and not any("\tfail\t" in line for line in lines):
+        results.add(suite, "ran", "fail", 0, f"({script.name}: status {status})")
+
+
+@dataclass
+class Job:
+    """One boot of a machine."""
+    suite: str
+    kernel: str
+    programs: list
+    cpus: int = 1
+    append: str = ""
+    image: str = None
+    disk: str = None
+    memory: int = 2048
+    timeout: int = 900
+    expected: dict = field(default_factory=dict)    # stock's result, if not pass
+    counted: bool = True        # does a program's exit status count?
+    restart: bool = False       # after a death, go on with the programs that are left
+    at: str = "waiting"
+    results: list = field(default_factory=list)
+    serial: Path = None
+
+    def run(self):
+        start, left = time.monotonic(), list(self.programs)
+        broken = None
+        try:
+            while left:
+                box = machine.Machine(
+                    machine.kernel_image(self.kernel, self.image), left, self.cpus,
+                    machine.command_line(self.kernel, self.append), self.timeout,
+                    self.memory, disk=self.disk)
+                self.serial = box.serial
+                some, broken = machine.run(
+                    box, oops_ok=self.restart, report=self.record if self.counted else None,
+                    progress=lambda elapsed, text: setattr(self, "at", text))
+                ended = sum(r.status is not None for r in some)
+                keep = len(some) if not self.restart else min(ended + 1, len(some))
+                self.results += some[:keep]
+                left = left[keep:]
+        except machine.Problem as problem:
+            broken = str(problem)
+            for program in left:
+                if self.counted:
+                    results.add(self.suite, Path(program).name, "fail", 0, f"({problem})")
+        self.at = None
+        state = f"BROKEN: {broken} ({self.serial})" if broken else "ok"
+        say(f"{self.suite:<28} {state:<7} {time.monotonic() - start:4.0f} s, "
+            f"{len(self.results)} programs")
+        return self
+
+    def record(self, result):
+        want = self.expected.get(result.name, "pass")
+        seconds = (result.end or 0) - (result.begin or 0)
+        word = result.word
+        if word == want:
+            word = "skip" if word == "skip" else "pass"
+        elif word != "skip":
+            word = "fail"
+        results.add(self.suite, result.name, word, seconds,
+                    f"({result.why or 'exit status %s' % result.status}, stock: {want}; "
+                    f"{self.serial})")
+
+
+def run_jobs(jobs):
+    workers = int(os.environ.get("JOBS") or os.cpu_count())
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(job.run) for job in jobs]
+        start = last = time.monotonic()
+        while not all(f.done() for f in futures):
+            time.sleep(0.5)
+            if time.monotonic() - last >= 10:
+                last = time.monotonic()
+                busy = "; ".join(f"{j.suite}: {j.at}" for j in jobs if j.at not in (None, "waiting"))
+                say(f"  {last - start:.0f} s: {busy}"[:150])
+        for future in futures:
+            future.result()
+    return {job.suite: job for job in jobs}
+
+
+# ---------------------------------------------------------------- what to run
+
+def kvm_tests():
+    """From kvm-tests.txt: programs, and stock's result where it is not pass."""
+    programs, expected = [], {}
+    for line in (SELFTESTS / "kvm-tests.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            test, want = (part.strip() for part in line.split("="))
+            programs.append(str(BUILD / "o/selftests/kvm" / test))
+            expected[Path(test).name] = want
+    return programs, expected
+
+
+def hypermi_tests():
+    """The series' own self-tests, from TEST_GEN_PROGS of their Makefile."""
+    folder = BUILD / "o/selftests/hypermi"
+    return [str(f) for f in sorted(folder.glob("*"))
+            if f.is_file() and os.access(f, os.X_OK) and f.suffix in ("", ".sh")]
+
+
+def selftest_jobs():
+    programs, expected = kvm_tests()
+    own = hypermi_tests()
+    kvm = {"programs": programs, "expected": expected}
+    jobs = [Job("kvm-hypermi-2cpu", "hypermi", cpus=2, timeout=1500, **kvm),
+            Job("kvm-hypermi-1cpu", "hypermi", **kvm),
+            Job("kvm-stock", "stock", **kvm),
+            Job("kvm-hypermi-off", "hypermi", append="hypermi=off", **kvm)]
+    if own:
+        jobs += [Job("hypermi-2cpu", "hypermi", own, cpus=2, restart=True, timeout=1200),
+                 Job("hypermi-1cpu", "hypermi", own, restart=True)]
+    return jobs
+
+
+def guest_jobs():
+    guest = {"programs": [str(SELFTESTS / "guest.sh")], "disk": str(GUEST_DISK)}
+    return [Job("guest-hypermi", "hypermi", **guest), Job("guest-stock", "stock", **guest)]
+
+
+def attack_jobs():
+    return [Job("attacks-stock", "stock", hypermi_tests(), counted=False, restart=True)]
+
+
+def build(*kernels, guest=False):
+    """Returns whether all is there; a failed build is a failed test."""
+    if not LINUX.exists() and not command("build", "tree", SCRIPTS / "series.sh", "tree"):
+        return False
+    good = True
+    for kernel in kernels:
+        good &= command("build", kernel, SCRIPTS / "build.sh", kernel)
+    if guest:
+        good &= command("build", "guest-image", SCRIPTS / "guest-image.sh")
+    return good
+
+
+# -------------------------------------------------------------------- attacks
+
+ATTACK = re.compile(r"ATTACK (\S+) (succeeds|refused|dies|n/a)\s*-?\s*(.*)$")
+
+
+def attacks_in(job):
+    """attack -> (word, reason, test)"""
+    found = {}
+    for result in job.results if job else []:
+        for line in result.output:
+            match = ATTACK.search(line)
+            if match:
+                found[match[1]] = (match[2], match[3], result.name)
+    return found
+
+
+def controls(wanted):
+    """Attacks without a target on stock: HyperMI with one mechanism taken out."""
+    found = {}
+    for attack, test in sorted(wanted.items()):
+        if not (SELFTESTS / "controls" / f"{attack}.patch").exists():
+            continue
+        if not command("build", f"control-{attack}", SCRIPTS / "build.sh", "control", attack):
+            continue
+        program = [p for p in hypermi_tests() if Path(p).name == test]
+        found[attack] = Job(f"control-{attack}", "hypermi", program, counted=False, restart=True,
+                            image=str(BUILD / "control" / f"bzImage-{attack}"))
+    run_jobs(list(found.values()))
+    return {attack: attacks_in(job).get(attack, ("dies", "", ""))
+            for attack, job in found.items()}
+
+
+def attack_table(jobs):
+    """Writes and prints the table; every row is a test of the suite `attacks`."""
+    stock, ours = attacks_in(jobs.get("attacks-stock")), attacks_in(jobs.get("hypermi-1cpu"))
+    without = {a: t for a, (word, _, t) in ours.items() if stock.get(a, ("n/a",))[0] == "n/a"}
+    control = controls(without)
+    rows = []
+    for attack in sorted(stock.keys() | ours.keys()):
+        word, reason, test = stock.get(attack, ("n/a", "not reported", ""))
+        our_word, _, our_test = ours.get(attack, ("n/a", "", ""))
+        possible, shown = word in ("succeeds", "dies"), word
+        if word == "n/a":
+            control_word = control.get(attack, ("no control",))[0]
+            shown = f"n/a ({reason or 'no target'}); control: {control_word}"
+            possible = control_word in ("succeeds", "dies")
+        rows.append((attack, shown, our_word, our_test or test))
+        good = possible and our_word == "refused"
+        results.add("attacks", attack, "pass" if good else "fail", 0,
+                    f"(stock {shown}, HyperMI {our_word})")
+    write_table(BUILD / "attacks.tsv", "attack\tstock\thypermi\ttest", rows)
+    if not rows:
+        results.add("attacks", "any attack was run", "fail", 0)
+    width = max([len(r[0]) for r in rows] + [6])
+    wide = max([len(r[1]) for r in rows] + [12])
+    say(f"\n{'attack':<{width}}  {'stock kernel':<{wide}}  HyperMI")
+    for attack, shown, word, _ in rows:
+        say(f"{attack:<{width}}  {shown:<{wide}}  {word}")
+    say()
+
+
+def bench(jobs):
+    """The machine's own clock, stock against HyperMI.  In Bochs it counts
+    instructions, so only the ratio says anything."""
+    rows = []
+    unit = "s" if machine.vmx_backend() == "kvm" else "1.1e9-instructions"
+    for a, b in (("kvm-stock", "kvm-hypermi-1cpu"), ("guest-stock", "guest-hypermi")):
+        if a not in jobs or b not in jobs:
+            continue
+        old = {r.name: r for r in jobs[a].results if r.word == "pass"}
+        for new in jobs[b].results:
+            if new.word == "pass" and new.name in old:
+                before = old[new.name].end - old[new.name].begin
+                after = new.end - new.begin
+                if before > 0:
+                    rows.append((new.name, unit, f"{before:.4f}", f"{after:.4f}",
+                                 f"{after / before:.3f}"))
+    own = {}
+    for side, suite in (("stock", "attacks-stock"), ("hypermi", "hypermi-1cpu")):
+        for result in jobs[suite].results if suite in jobs else []:
+            for line in result.output:
+                match = re.search(r"BENCH (\S+) (\S+) ([\d.]+)\s*$", line)
+                if match:
+                    own.setdefault((match[1], match[2]), {})[side] = float(match[3])
+    for (name, what), value in sorted(own.items()):
+        both = value.get("stock") and value.get("hypermi")
+        rows.append((name, what, value.get("stock", "n/a"), value.get("hypermi", "n/a"),
+                     f"{value['hypermi'] / value['stock']:.3f}" if both else "n/a"))
+    write_table(BUILD / "bench.tsv", "name\tunit\tstock\thypermi\tratio", rows)
+
+
+# ---------------------------------------------------------------------- KUnit
+
+def kunit_py(suite, seconds_from, *args):
+    """kunit.py, its log in build/log, its JSON into the results."""
+    out = BUILD / "log" / f"{suite}.json"
+    log = BUILD / "log" / f"{suite}.log"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.unlink(missing_ok=True)
+    with open(log, "w", encoding="utf-8") as file:
+        subprocess.run(["timeout", "900", "tools/testing/kunit/kunit.py", args[0],
+                        f"--json={out}", *args[1:]],
+                       cwd=LINUX, stdout=file, stderr=subprocess.STDOUT, check=False,
+                       stdin=subprocess.DEVNULL,
+                       env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    cases = []
+
+    def walk(group, names):
+        names = names + [group["name"]] if group.get("name") else names
+        for case in group.get("test_cases", []):
+            cases.append((".".join(names[-1:] + [case["name"]]), case["status"]))
+        for sub in group.get("sub_groups", []):
+            walk(sub, names)
+
+    if out.exists():
+        walk(json.loads(out.read_text()), [])
+    seconds = time.monotonic() - seconds_from
+    hypermi = [c for c in cases if "hypermi" in c[0].lower()]
+    for name, status in cases:
+        results.add(suite, name, {"PASS": "pass", "SKIP": "skip"}.get(status, "fail"), 0, f"({log})")
+    if not hypermi:
+        results.add(suite, "a HyperMI suite ran", "fail", seconds, f"(see {log})")
+    say(f"{suite:<28} {'ok' if hypermi else 'FAILED':<7} {seconds:4.0f} s, {len(cases)} cases")
+
+
+def kunit():
+    image = BUILD / "o/kunit/arch/x86/boot/bzImage"
+    if not build("kunit"):
+        results.add("kunit-qemu", "kernel", "fail", 0)
+        return
+    start = time.monotonic()
+    # SMP and a CPU with every feature; no VMX there, so the gate is `cr3`.
+    kunit_py("kunit-qemu", start, "exec", "--arch=x86_64", f"--build_dir={BUILD / 'o/kunit'}",
+             "--qemu_args=-smp 2 -cpu max -m 1024", "--kernel_args=hypermi=on",
+             "--kernel_args=nopti", "--timeout=600")
+    start = time.monotonic()
+    jobs = run_jobs([Job(f"kunit-boot-{cpus}cpu", "hypermi", ["/bin/busybox true"], cpus=cpus,
+                         image=str(image)) for cpus in (1, 2)])
+    for suite, job in jobs.items():
+        if job.serial and job.serial.exists():
+            kunit_py(suite.replace("boot", "vmx"), start, "parse", str(job.serial))
+
+
+# ------------------------------------------------------------------- commands
+
+def do_demo():
+    build("stock", "hypermi", "selftests", guest=True)
+    own = hypermi_tests()
+    jobs = guest_jobs() + attack_jobs()
+    if own:
+        jobs.append(Job("hypermi-1cpu", "hypermi", own, restart=True))
+    jobs = run_jobs(jobs)
+    for name in ("guest-stock", "guest-hypermi"):
+        up = [line for r in jobs[name].results if r.word == "pass"
+              for line in r.output if line.startswith("GUEST-IS-UP")]
+        say(f"{name}: {'a Linux guest ran: ' + up[0] if up else 'the guest did NOT run'}")
+    attack_table(jobs)
+    bench(jobs)
+
+
+def do_selftests():
+    build("stock", "hypermi", "selftests")
+    bench(run_jobs(selftest_jobs()))
+
+
+def do_kunit():
+    if LINUX.exists() or build():
+        kunit()
+
+
+def do_check():
+    build("stock", "hypermi", "selftests", guest=True)
+    command("series", "drift", SCRIPTS / "series.sh", "drift")
+    script_with_rows("lint", SCRIPTS / "lint.sh")
+    kunit()
+    jobs = run_jobs(selftest_jobs() + guest_jobs() + attack_jobs())
+    attack_table(jobs)
+    bench(jobs)
+    script_with_rows("bad-input", SELFTESTS / "bad-input")
+
+
+def do_check_long():
+    do_check()
+    command("bisect", "every patch builds", SCRIPTS / "bisect.sh")
+
+
+def main():
+    commands = {"demo": do_demo, "check": do_check, "check-long": do_check_long,
+                "selftests": do_selftests, "kunit": do_kunit}
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:
+        print(__doc__, file=sys.stderr)
+        return 2
+    (BUILD / "log").mkdir(parents=True, exist_ok=True)
+    try:
+        commands[sys.argv[1]]()
+    except machine.Problem as problem:
+        results.add("check", str(problem), "fail", 0)
+    except KeyboardInterrupt:
+        say("interrupted")
+        results.add("check", "not interrupted", "fail", 0)
+    return results.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+# checkpatch --strict, by the kernel tree's own script, over each patch given
+# (default: the series).  Findings that are left out, and why:
+#   FILE_PATH_CHANGES  MAINTAINERS-snippet is added when the series is sent
+#   SPACING in the x86 feature lists, where the new line looks as its neighbours
+#   EXPORT_SYMBOL      does not know that DEFINE_STATIC_KEY_FALSE() is the variable
+#   MACRO_ARG_REUSE    of `test` in KUnit macros: it is always a plain name
+. "$(dirname "$0")/lib.sh"
+
+[ -x "$LINUX/scripts/checkpatch.pl" ] || die "no build/linux: run 'make tree'"
+[ $# -gt 0 ] || set -- "$TOP"/patches/*.patch
+[ -e "$1" ] || { say "no patches"; exit 0; }
+status=0
+for patch in "$@"; do
+	patch=$(realpath "$patch")
+	# /usr/bin: its spdxcheck wants Debian's python3, which has python3-ply
+	found=$(cd "$LINUX" && PATH=/usr/bin:$PATH scripts/checkpatch.pl --strict --quiet --show-types \
+		--terse --showfile --ignore FILE_PATH_CHANGES "$patch" |
+		grep -vE -e '^arch/x86/include/asm/(cpu|disabled-)features\.h:[0-9]+: [A-Z]+:SPACING:' \
+			-e '^arch/x86/hypermi/boot\.c:[0-9]+: WARNING:EXPORT_SYMBOL:' \
+			-e '^arch/x86/hypermi/tests/.*:MACRO_ARG_REUSE: .*argument reuse .test.' \
+			-e '^total: ' || true)
+	[ -z "$found" ] || { printf '%s:\n%s\n' "${patch##*/}" "$found"; status=1; }
+done
+exit $status
