@@ -7,7 +7,7 @@ export DEBIAN_FRONTEND=noninteractive
 
 packages="b4 bc bison bochs bochs-term bochsbios build-essential busybox-static ccache
 coccinelle codespell cpio e2fsprogs flex git isolinux kmod libelf-dev libssl-dev make
-perl python3 qemu-system-x86 rsync seabios shellcheck sparse syslinux-common vgabios
+perl python3 python3-git python3-ply qemu-system-x86 rsync seabios shellcheck sparse syslinux-common vgabios
 xorriso xz-utils"
 [ -n "${KSRC:-}" ] || packages="$packages linux-source-6.12"
 

@@ -23,8 +23,7 @@ sparse() {
 		[ ! -e "$out/${file%.c}.o" ] || objects+=("${file%.c}.o")
 	done < <(touched '*.c' ':!tools')
 	[ ${#objects[@]} -gt 0 ] || { echo "no touched C file is built"; return 0; }
-	for file in "${objects[@]}"; do rm -f "$out/$file"; done
-	make -C "$LINUX" O="$out" -j"$JOBS" C=2 CF=-Wsparse-error=0 "${objects[@]}" 2>&1 | tee "$BUILD/log/sparse.out"
+	make -C "$LINUX" O="$out" -j"$JOBS" C=2 "${objects[@]}" 2>&1 | tee "$BUILD/log/sparse.out"
 	# Old code in the same files may have findings of its own: only lines that
 	# the series added count.
 	new=$(findings "$BUILD/log/sparse.out")

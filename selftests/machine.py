@@ -77,6 +77,9 @@ pci: enabled=1, chipset=i440fx
 """
 
 
+SCREEN = re.compile(rb'connected to screen "([^"]+)"')
+
+
 class Problem(Exception):
     """Something the caller of the machine must put right."""
 
@@ -233,7 +236,10 @@ class Machine:
             raise Problem(f"no {command[0]}: run 'make deps'")
         start = time.monotonic()
         # The display library of Bochs wants a terminal; what it draws goes to a file.
+        # With its debugger compiled in it draws on a terminal of its own, named
+        # there, and stops for ever once that one is full: read it, too.
         master, slave = pty.openpty()
+        screens = [master]
         # The emulator is one process, and dies with whoever started it.
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", *map(str, command)], stdin=slave, stdout=slave,
@@ -244,11 +250,16 @@ class Machine:
         try:
             with open(self.dir / "emulator.out", "wb") as screen:
                 while why is None:
-                    if select.select([master], [], [], 0.3)[0]:
+                    for ready in select.select(screens, [], [], 0.3)[0]:
                         try:
-                            screen.write(os.read(master, 65536))
+                            drawn = os.read(ready, 65536)
                         except OSError:
-                            pass
+                            continue
+                        if ready == master:
+                            screen.write(drawn)
+                        other = SCREEN.search(drawn) if len(screens) == 1 else None
+                        if other:
+                            screens.append(os.open(other[1], os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK))
                     over = process.poll() is not None
                     if self.serial.exists():
                         with open(self.serial, "rb") as log:
@@ -276,7 +287,8 @@ class Machine:
             if process.poll() is None:
                 process.kill()
             process.wait()
-            os.close(master)
+            for opened in screens:
+                os.close(opened)
         return why
 
     def tidy(self):
