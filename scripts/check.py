@@ -363,11 +363,12 @@ def kunit():
     if not build("kunit"):
         results.add("kunit-qemu", "kernel", "fail", 0)
         return
-    start = time.monotonic()
     # SMP and an Intel CPU with every feature; no VMX there, so the gate is `cr3`.
-    kunit_py("kunit-qemu", start, "exec", "--arch=x86_64", f"--build_dir={BUILD / 'o/kunit'}",
-             "--qemu_args=-smp 2 -cpu max,vendor=GenuineIntel -m 1024", "--kernel_args=hypermi=on",
-             "--kernel_args=nopti", "--timeout=600")
+    for suite, mode in (("kunit-qemu", "on"), ("kunit-qemu-audit", "audit")):
+        kunit_py(suite, time.monotonic(), "exec", "--arch=x86_64",
+                 f"--build_dir={BUILD / 'o/kunit'}",
+                 "--qemu_args=-smp 2 -cpu max,vendor=GenuineIntel -m 1024",
+                 f"--kernel_args=hypermi={mode}", "--kernel_args=nopti", "--timeout=600")
     start = time.monotonic()
     jobs = run_jobs([Job(f"kunit-boot-{cpus}cpu", "hypermi", ["/bin/busybox true"], cpus=cpus,
                          image=str(image)) for cpus in (1, 2)])

@@ -15,12 +15,12 @@ status=0
 for patch in "$@"; do
 	patch=$(realpath "$patch")
 	# /usr/bin: its spdxcheck wants Debian's python3, which has python3-ply
-	found=$(cd "$LINUX" && PATH=/usr/bin:$PATH scripts/checkpatch.pl --strict --quiet --show-types \
-		--terse --showfile --ignore FILE_PATH_CHANGES "$patch" |
-		grep -vE -e '^arch/x86/include/asm/(cpu|disabled-)features\.h:[0-9]+: [A-Z]+:SPACING:' \
-			-e '^arch/x86/hypermi/boot\.c:[0-9]+: WARNING:EXPORT_SYMBOL:' \
-			-e '^arch/x86/hypermi/tests/.*:MACRO_ARG_REUSE: .*argument reuse .test.' \
-			-e '^total: ' || true)
+	found=$(cd "$LINUX" || exit; PATH=/usr/bin:$PATH scripts/checkpatch.pl --strict --quiet --show-types \
+		--terse --showfile --ignore FILE_PATH_CHANGES "$patch" || true)
+	found=$(grep -vE -e '^arch/x86/include/asm/(cpu|disabled-)features\.h:[0-9]+: [A-Z]+:SPACING:' \
+		-e '^arch/x86/hypermi/boot\.c:[0-9]+: WARNING:EXPORT_SYMBOL:' \
+		-e '^arch/x86/hypermi/tests/.*:MACRO_ARG_REUSE: .*argument reuse .test.' \
+		-e '^total: ' <<<"$found" || true)
 	[ -z "$found" ] || { printf '%s:\n%s\n' "${patch##*/}" "$found"; status=1; }
 done
 exit $status
