@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Each target is a script; README.md says what they are for.
 .PHONY: demo check check-long deps tree export drift build-stock build-hypermi \
-	build-selftests selftests kunit lint bisect clean help
+	build-selftests selftests kunit bench scan lint bisect clean help
 MAKEFLAGS += --no-print-directory
 
 help:
@@ -10,7 +10,7 @@ help:
 deps:
 	@scripts/deps.sh
 
-demo check check-long selftests kunit: deps
+demo check check-long selftests kunit bench: deps
 	@scripts/check.py $@
 
 tree: deps
@@ -23,6 +23,9 @@ drift export:
 build-stock build-hypermi build-selftests:
 	@[ -e build/linux ] || scripts/series.sh tree
 	@scripts/build.sh $(@:build-%=%)
+
+scan: build-hypermi
+	@scripts/scan.py
 
 lint: deps
 	@scripts/lint.sh

@@ -5,7 +5,8 @@
 #   FILE_PATH_CHANGES  MAINTAINERS-snippet is added when the series is sent
 #   SPACING in the x86 feature lists, where the new line looks as its neighbours
 #   EXPORT_SYMBOL      does not know that DEFINE_STATIC_KEY_FALSE() is the variable
-#   MACRO_ARG_REUSE    of `test` in KUnit macros: it is always a plain name
+#   MACRO_ARG_*        of `test` and `field` in KUnit macros: always plain names
+#   ARCH_INCLUDE_LINUX for <asm/nmi.h>, which <linux/nmi.h> does not always include
 . "$(dirname "$0")/lib.sh"
 
 [ -x "$LINUX/scripts/checkpatch.pl" ] || die "no build/linux: run 'make tree'"
@@ -18,8 +19,9 @@ for patch in "$@"; do
 	found=$(cd "$LINUX" || exit; PATH=/usr/bin:$PATH scripts/checkpatch.pl --strict --quiet --show-types \
 		--terse --showfile --ignore FILE_PATH_CHANGES "$patch" || true)
 	found=$(grep -vE -e '^arch/x86/include/asm/(cpu|disabled-)features\.h:[0-9]+: [A-Z]+:SPACING:' \
-		-e '^arch/x86/hypermi/boot\.c:[0-9]+: WARNING:EXPORT_SYMBOL:' \
-		-e '^arch/x86/hypermi/tests/.*:MACRO_ARG_REUSE: .*argument reuse .test.' \
+		-e '^arch/x86/hypermi/(boot|vmx)\.c:[0-9]+: WARNING:EXPORT_SYMBOL:' \
+		-e '^arch/x86/hypermi/tests/.*:MACRO_ARG_[A-Z]+: Macro argument (reuse )?.(test|field).' \
+		-e '^arch/x86/hypermi/tests/.*:ARCH_INCLUDE_LINUX: .*<linux/nmi\.h>' \
 		-e '^total: ' <<<"$found" || true)
 	[ -z "$found" ] || { printf '%s:\n%s\n' "${patch##*/}" "$found"; status=1; }
 done
