@@ -362,10 +362,11 @@ def kunit():
         results.add("kunit-qemu", "kernel", "fail", 0)
         return
     # SMP and an Intel CPU with every feature; no VMX there, so the gate is `cr3`.
-    for suite, mode in (("kunit-qemu", "on"), ("kunit-qemu-audit", "audit")):
+    for suite, mode, cpus in (("kunit-qemu", "on", 2), ("kunit-qemu-4cpu", "on", 4),
+                              ("kunit-qemu-audit", "audit", 2)):
         kunit_py(suite, time.monotonic(), "exec", "--arch=x86_64",
                  f"--build_dir={BUILD / 'o/kunit'}",
-                 "--qemu_args=-smp 2 -cpu max,vendor=GenuineIntel -m 1024",
+                 f"--qemu_args=-smp {cpus} -cpu max,vendor=GenuineIntel -m 1024",
                  f"--kernel_args=hypermi={mode}", "--kernel_args=nopti", "--timeout=600")
     start = time.monotonic()
     # Fewer of the random calls than in QEMU, which is seven times as fast.  (An

@@ -62,7 +62,7 @@ display_library: term
 memory: guest={memory}, host={memory}
 romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
-cpu: model=corei7_skylake_x, count={cpus}, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs=1
+cpu: model={model}, count={cpus}, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs=1
 ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
 {drives}
 boot: cdrom
@@ -140,9 +140,10 @@ def vmx_backend():
 
 class Machine:
     def __init__(self, image, programs, cpus=1, cmdline="", timeout=600, memory=2048,
-                 extra=(), disk=None, backend=None):
+                 extra=(), disk=None, backend=None, model="corei7_skylake_x"):
         self.image, self.cpus, self.timeout, self.memory = Path(image), cpus, timeout, memory
         self.disk = Path(disk).resolve() if disk else None
+        self.model = model      # of the CPU, for Bochs
         self.backend = backend or vmx_backend()
         self.mark = "run-" + os.urandom(6).hex()
         self.cmdline = f"printk.devkmsg=on printk.time=1 {cmdline}"
@@ -213,7 +214,7 @@ class Machine:
             drives = (f"ata0-master: type=disk, path={self.disk}, mode=volatile, "
                       f"journal={self.dir}/journal, cylinders=0\nata0-slave: {cdrom}")
         (self.dir / "bochsrc").write_text(BOCHSRC.format(
-            memory=self.memory, cpus=self.cpus, drives=drives, dir=self.dir))
+            memory=self.memory, cpus=self.cpus, model=self.model, drives=drives, dir=self.dir))
         (self.dir / "debugger.rc").write_text("c\n")
         return ["bochs", "-q", "-rc", self.dir / "debugger.rc", "-f", self.dir / "bochsrc"]
 
