@@ -208,7 +208,7 @@ def selftest_jobs():
             Job("kvm-stock", "stock", **kvm),
             Job("kvm-hypermi-off", "hypermi", append="hypermi=off", **kvm)]
     if own:
-        jobs += [Job("hypermi-2cpu", "hypermi", own, cpus=2, restart=True, timeout=1200),
+        jobs += [Job("hypermi-2cpu", "hypermi", own, cpus=2, restart=True, timeout=1800),
                  Job("hypermi-1cpu", "hypermi", own, restart=True)]
     return jobs
 
@@ -472,16 +472,15 @@ def do_check():
     script_with_rows("lint", SCRIPTS / "lint.sh")
     command("scan", "self-test", SCRIPTS / "scan.py", "--self-test")
     kunit()
-    jobs = run_jobs(selftest_jobs() + guest_jobs() + more_guest_jobs() + attack_jobs() +
-                    exits_jobs())
+    jobs = run_jobs(selftest_jobs() + guest_jobs() + attack_jobs())
     attack_table(jobs)
     bench(jobs)
-    exits_bench(jobs)
     script_with_rows("bad-input", SELFTESTS / "bad-input")
 
 
 def do_check_long():
     do_check()
+    exits_bench(run_jobs(more_guest_jobs() + exits_jobs()))
     command("bisect", "every patch builds", SCRIPTS / "bisect.sh")
 
 
