@@ -195,7 +195,8 @@ def hypermi_tests():
     """The series' own self-tests, from TEST_GEN_PROGS of their Makefile."""
     folder = BUILD / "o/selftests/hypermi"
     return [str(f) for f in sorted(folder.glob("*"))
-            if f.is_file() and os.access(f, os.X_OK) and f.suffix in ("", ".sh")]
+            if f.is_file() and os.access(f, os.X_OK) and f.suffix in ("", ".sh")
+            and not f.name.endswith("_bench")]
 
 
 def selftest_jobs():
@@ -207,7 +208,7 @@ def selftest_jobs():
             Job("kvm-stock", "stock", **kvm),
             Job("kvm-hypermi-off", "hypermi", append="hypermi=off", **kvm)]
     if own:
-        jobs += [Job("hypermi-2cpu", "hypermi", own, cpus=2, restart=True, timeout=1200),
+        jobs += [Job("hypermi-2cpu", "hypermi", own, cpus=2, restart=True, timeout=1800),
                  Job("hypermi-1cpu", "hypermi", own, restart=True)]
     return jobs
 
@@ -215,6 +216,12 @@ def selftest_jobs():
 def guest_jobs():
     guest = {"programs": [str(SELFTESTS / "guest.sh")], "disk": str(GUEST_DISK)}
     return [Job("guest-hypermi", "hypermi", **guest), Job("guest-stock", "stock", **guest)]
+
+
+def exits_jobs():
+    bench_program = [str(BUILD / "o/selftests/hypermi/exits_bench")]
+    return [Job(f"exits-{kernel}", kernel, bench_program, counted=False)
+            for kernel in ("stock", "hypermi")]
 
 
 def attack_jobs():
@@ -310,6 +317,21 @@ def bench(jobs):
                 if before > 0:
                     rows.append((new.name, unit, f"{before:.4f}", f"{after:.4f}",
                                  f"{after / before:.3f}"))
+    save_bench(rows)
+
+
+def exits_bench(jobs):
+    """What exits_bench prints, stock against HyperMI: see there."""
+    unit = "cycles" if machine.vmx_backend() == "kvm" else "instructions"
+    stock, ours = ({m[1]: int(m[2]) for r in jobs[f"exits-{kernel}"].results
+                    for line in r.output for m in [re.search(r"BENCH (\S+) tsc (\d+)", line)] if m}
+                   for kernel in ("stock", "hypermi"))
+    rows = [(name, unit, stock[name], ours[name], f"{ours[name] / stock[name]:.3f}")
+            for name in stock if ours.get(name) and stock[name]]
+    for name, _, before, after, ratio in rows:
+        say(f"{name}: {before} {unit} on the stock kernel, {after} with HyperMI: {ratio}")
+    if not rows:
+        results.add("bench", "exits", "fail", 0, "(no BENCH line)")
     save_bench(rows)
 
 
@@ -428,12 +450,13 @@ def do_kunit():
 
 
 def do_bench():
-    if not build("kunit"):
+    if not build("kunit", "stock", "hypermi", "selftests"):
         return
     image = BUILD / "o/kunit/arch/x86/boot/bzImage"
     gate_bench(run_jobs([Job(f"kunit-boot-{gate}-1cpu", "hypermi", ["/bin/busybox true"],
                              append=f"hypermi_gate={gate} kunit.filter_glob=hypermi-gate",
                              image=str(image)) for gate in ("cr3", "vmx")]))
+    exits_bench(run_jobs(exits_jobs()))
 
 
 def do_check():
@@ -451,6 +474,7 @@ def do_check():
 
 def do_check_long():
     do_check()
+    exits_bench(run_jobs(exits_jobs()))
     command("bisect", "every patch builds", SCRIPTS / "bisect.sh")
 
 

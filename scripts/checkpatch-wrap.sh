@@ -6,6 +6,10 @@
 #   SPACING in the x86 feature lists, where the new line looks as its neighbours
 #   EXPORT_SYMBOL      does not know that DEFINE_STATIC_KEY_FALSE() is the variable
 #   MACRO_ARG_*        of `test` and `field` in KUnit macros: always plain names
+#   MACRO_ARG_*, COMPLEX_MACRO, BRACKET_SPACE of lists of VMCS fields, which are
+#                      macros to build tables, and of macros that are empty
+#   SPACING            of the operands of an asm goto
+#   MACRO_WITH_FLOW_CONTROL of the one that defines functions of attacks_test.c
 #   ARCH_INCLUDE_LINUX for <asm/nmi.h>, which <linux/nmi.h> does not always include
 . "$(dirname "$0")/lib.sh"
 
@@ -22,6 +26,10 @@ for patch in "$@"; do
 		-e '^arch/x86/hypermi/(boot|vmx)\.c:[0-9]+: WARNING:EXPORT_SYMBOL:' \
 		-e '^arch/x86/hypermi/tests/.*:MACRO_ARG_[A-Z]+: Macro argument (reuse )?.(test|field).' \
 		-e '^arch/x86/hypermi/tests/.*:ARCH_INCLUDE_LINUX: .*<linux/nmi\.h>' \
+		-e '^arch/x86/include/asm/hypermi_(vcpu|insn)\.h:[0-9]+: [A-Z]+:(MACRO_ARG_[A-Z]+|COMPLEX_MACRO):' \
+		-e '^arch/x86/hypermi/world/vmcs_policy\.c:[0-9]+: ERROR:BRACKET_SPACE:' \
+		-e '^drivers/misc/lkdtm/hypermi\.c:[0-9]+: CHECK:SPACING: .* .%. ' \
+		-e '^tools/testing/selftests/hypermi/attacks_test\.c:[0-9]+: WARNING:MACRO_WITH_FLOW_CONTROL:' \
 		-e '^total: ' <<<"$found" || true)
 	[ -z "$found" ] || { printf '%s:\n%s\n' "${patch##*/}" "$found"; status=1; }
 done

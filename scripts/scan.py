@@ -23,6 +23,7 @@ KASLR position changes 4-byte fields: only the scan at the seal counts.
 """
 import argparse
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -104,7 +105,8 @@ TRAMPOLINE = "no: the seal makes the trampolines non-executable"
 INIT = "no: init memory is freed"
 ALTERNATIVE = "no: init memory is freed, but alternatives copy this into text"
 UNINTENDED = "no: relocated by the seal into a clean slot"
-KVM = "no: KVM's VMCS accesses move to the shadow VMCS (VMCS relocation)"
+KVM = "no: not on the list of what HyperMI overwrites (HYPERMI_INSN)"
+REMOVED = "yes: overwritten when HyperMI comes up with the vmx gate"
 NATIVE = "no: becomes a gate operation; the seal makes the native helpers non-executable"
 
 
@@ -182,6 +184,16 @@ def sections(path):
         range(init.get("__init_begin", 0), init.get("__init_end", 0))
 
 
+def removed(path):
+    """Start addresses of the instructions that HyperMI overwrites when it comes up."""
+    match = re.search(r" \.hypermi_insn +PROGBITS +(\w+) (\w+) (\w+) ", run("readelf", "-SW", path))
+    if not match:
+        return set()
+    address, offset, size = (int(number, 16) for number in match.groups())
+    offsets = struct.unpack(f"<{size // 4}i", path.read_bytes()[offset:offset + size])
+    return {address + 4 * i + value for i, value in enumerate(offsets)}
+
+
 def hits(parts):
     """(section, address, names).  Sections that touch are scanned as one."""
     regions = []
@@ -237,13 +249,15 @@ def bare(names):
     return [name.split()[0] for name in names]      # without "(REX2)"
 
 
-def verdict(image, section, names, intended, init):
+def verdict(image, section, names, intended, init, gone=False):
     if image == "world":
         return WORLD
     if image == "gate" and intended:
         return GATE if names == ["VMLAUNCH"] else GATE_CR3
     if HARMLESS.keys() >= set(bare(names)):
         return HARMLESS[bare(names)[0]]
+    if gone:
+        return REMOVED
     if init:
         return ALTERNATIVE if section == ".altinstr_replacement" else INIT
     if not intended:
@@ -256,6 +270,8 @@ def verdict(image, section, names, intended, init):
 def scan(image, path):
     """The rows of a file."""
     parts, init = sections(path)
+    # In an object that is not linked yet the list is all relocations.
+    gone = removed(path) if path.suffix != ".ko" else set()
     found, rows = list(hits(parts)), []
     for part in parts:
         mine = [(address, names) for section, address, names in found if section is part]
@@ -267,7 +283,8 @@ def scan(image, path):
             owner = "gate" if image == "world" and part.name == ".gate" and \
                 address - part.address >= GATE_SHARED else image
             allowed = verdict(owner, part.name, names, name is not None,
-                              address in init or part.name.startswith(".init"))
+                              address in init or part.name.startswith(".init"),
+                              seen[address][0] in gone)
             rows.append((owner, part.where(address), "+".join(names),
                          "yes" if name else "no", allowed))
     return rows

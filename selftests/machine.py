@@ -116,8 +116,12 @@ def kernel_image(kernel, image=None):
 
 
 def command_line(kernel, append=""):
-    """PTI off: HyperMI does not come up with it.  What is appended wins."""
-    words = ["console=ttyS0,115200", "nopti"]
+    """PTI off: HyperMI does not come up with it.  What is appended wins.
+
+    Idle CPUs use HLT: in Bochs 2.7 a MONITOR on one CPU disarms those that sleep
+    in MWAIT without waking them up, and Linux sends these no IPI.
+    """
+    words = ["console=ttyS0,115200", "nopti", "idle=nomwait"]
     if os.environ.get("HYPERMI_KASLR") != "1":
         words.append("nokaslr")
     if kernel != "stock":
