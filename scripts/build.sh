@@ -70,7 +70,7 @@ off=()
 grep -qs 'config HYPERMI$' "$LINUX"/arch/x86/Kconfig "$LINUX"/arch/x86/hypermi/Kconfig && off=(CONFIG_HYPERMI=n)
 if [ "${1:-}" = --call ]; then shift; "$@"; exit; fi
 case ${1:-} in
-stock) step build-stock kernel "$BUILD/o/stock" "$LINUX" "${off[@]}" ;;
+stock) step build-stock kernel "$BUILD/o/stock" "$LINUX" "${off[@]}" "$(cat "$TOP/selftests/guest-config")" ;;
 hypermi) step build-hypermi kernel "$BUILD/o/hypermi" "$LINUX" CONFIG_HYPERMI=y CONFIG_HYPERMI_KUNIT_TEST=n ;;
 kunit) step build-kunit kernel "$BUILD/o/kunit" "$LINUX" "$(cat "$TOP/kunit/kunitconfig")" ;;
 selftests) step build-selftests selftests ;;

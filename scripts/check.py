@@ -196,7 +196,7 @@ def hypermi_tests():
     folder = BUILD / "o/selftests/hypermi"
     return [str(f) for f in sorted(folder.glob("*"))
             if f.is_file() and os.access(f, os.X_OK) and f.suffix in ("", ".sh")
-            and not f.name.endswith("_bench")]
+            and not f.name.endswith(("_bench", "_reboot"))]
 
 
 def selftest_jobs():
@@ -208,7 +208,7 @@ def selftest_jobs():
             Job("kvm-stock", "stock", **kvm),
             Job("kvm-hypermi-off", "hypermi", append="hypermi=off", **kvm)]
     if own:
-        jobs += [Job("hypermi-2cpu", "hypermi", own, cpus=2, restart=True, timeout=1800),
+        jobs += [Job("hypermi-2cpu", "hypermi", own, cpus=2, restart=True, timeout=2400),
                  Job("hypermi-1cpu", "hypermi", own, restart=True)]
     return jobs
 
@@ -216,6 +216,13 @@ def selftest_jobs():
 def guest_jobs():
     guest = {"programs": [str(SELFTESTS / "guest.sh")], "disk": str(GUEST_DISK)}
     return [Job("guest-hypermi", "hypermi", **guest), Job("guest-stock", "stock", **guest)]
+
+
+def more_guest_jobs(cpus=1):
+    """Two vCPUs, two guests at once, QEMU killed in mid-run."""
+    return [Job(f"guest-{name}-{cpus}cpu", "hypermi", [f"{SELFTESTS / 'guest.sh'} {name}"],
+                cpus=cpus, disk=str(GUEST_DISK), timeout=1500 * cpus)
+            for name in ("2", "two", "killed")]
 
 
 def exits_jobs():
@@ -390,6 +397,12 @@ def kunit():
                  f"--build_dir={BUILD / 'o/kunit'}",
                  f"--qemu_args=-smp {cpus} -cpu max,vendor=GenuineIntel -m 1024",
                  f"--kernel_args=hypermi={mode}", "--kernel_args=nopti", "--timeout=600")
+    # After that the world is of no use, so it takes a boot of its own.
+    kunit_py("kunit-qemu-shutdown", time.monotonic(), "exec", "--arch=x86_64",
+             f"--build_dir={BUILD / 'o/kunit'}",
+             "--qemu_args=-smp 2 -cpu max,vendor=GenuineIntel -m 1024",
+             "--kernel_args=hypermi=on", "--kernel_args=nopti",
+             "--kernel_args=hypermi_fault.provoke=shutdown", "--timeout=300", "hypermi-fault")
     start = time.monotonic()
     # Fewer of the random calls than in QEMU, which is seven times as fast.  (An
     # oops is expected: page faults of the hostile jumps.)
@@ -400,6 +413,7 @@ def kunit():
     for suite, job in jobs.items():
         if job.serial and job.serial.exists():
             kunit_py(suite.replace("boot", "vmx"), start, "parse", str(job.serial))
+    script_with_rows("world-faults", SELFTESTS / "world-faults")
 
 
 def gate_bench(jobs):
@@ -466,15 +480,16 @@ def do_check():
     script_with_rows("lint", SCRIPTS / "lint.sh")
     command("scan", "self-test", SCRIPTS / "scan.py", "--self-test")
     kunit()
-    jobs = run_jobs(selftest_jobs() + guest_jobs() + attack_jobs())
+    jobs = run_jobs(selftest_jobs() + more_guest_jobs() + guest_jobs() + attack_jobs())
     attack_table(jobs)
     bench(jobs)
     script_with_rows("bad-input", SELFTESTS / "bad-input")
+    script_with_rows("kexec", SELFTESTS / "kexec")
 
 
 def do_check_long():
     do_check()
-    exits_bench(run_jobs(exits_jobs()))
+    exits_bench(run_jobs(more_guest_jobs(cpus=2) + exits_jobs()))
     command("bisect", "every patch builds", SCRIPTS / "bisect.sh")
 
 

@@ -10,7 +10,7 @@
 #                      macros to build tables, and of macros that are empty
 #   SPACING            of the operands of an asm goto
 #   MACRO_WITH_FLOW_CONTROL of the one that defines functions of attacks_test.c
-#   ARCH_INCLUDE_LINUX for <asm/nmi.h>, which <linux/nmi.h> does not always include
+#   (ARCH_)INCLUDE_LINUX for <asm/nmi.h>, which <linux/nmi.h> does not always include
 . "$(dirname "$0")/lib.sh"
 
 [ -x "$LINUX/scripts/checkpatch.pl" ] || die "no build/linux: run 'make tree'"
@@ -25,7 +25,7 @@ for patch in "$@"; do
 	found=$(grep -vE -e '^arch/x86/include/asm/(cpu|disabled-)features\.h:[0-9]+: [A-Z]+:SPACING:' \
 		-e '^arch/x86/hypermi/(boot|vmx)\.c:[0-9]+: WARNING:EXPORT_SYMBOL:' \
 		-e '^arch/x86/hypermi/tests/.*:MACRO_ARG_[A-Z]+: Macro argument (reuse )?.(test|field).' \
-		-e '^arch/x86/hypermi/tests/.*:ARCH_INCLUDE_LINUX: .*<linux/nmi\.h>' \
+		-e '^(arch/x86/hypermi/tests/|drivers/misc/lkdtm/).*:(ARCH_)?INCLUDE_LINUX: .*<linux/nmi\.h>' \
 		-e '^arch/x86/include/asm/hypermi_(vcpu|insn)\.h:[0-9]+: [A-Z]+:(MACRO_ARG_[A-Z]+|COMPLEX_MACRO):' \
 		-e '^arch/x86/hypermi/world/vmcs_policy\.c:[0-9]+: ERROR:BRACKET_SPACE:' \
 		-e '^drivers/misc/lkdtm/hypermi\.c:[0-9]+: CHECK:SPACING: .* .%. ' \

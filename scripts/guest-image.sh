@@ -32,7 +32,15 @@ make_disk() {
 		/bin/busybox mount -t proc proc /proc
 		/bin/busybox mount -t devtmpfs dev /dev
 		echo "GUEST-IS-UP $(/bin/busybox uname -r) $(/bin/busybox grep -c ^processor /proc/cpuinfo) CPU"
-		/bin/busybox dd if=/dev/zero of=/dev/null bs=1M count=16 2>/dev/null
+		# A disk of zeroes: write, and read again what was written.
+		echo "written by the guest" >/text
+		/bin/busybox dd if=/text of=/dev/vda bs=4096 seek=16 conv=sync,fsync 2>/dev/null
+		/bin/busybox dd if=/dev/vda iflag=direct bs=4096 skip=16 count=1 2>/dev/null |
+			/bin/busybox head -n 1 | /bin/busybox cmp - /text && echo GUEST-READ-ITS-DISK
+		# QEMU is the gateway, and serves a copy of this initramfs.
+		/bin/busybox ifconfig eth0 10.0.2.15 up
+		/bin/busybox tftp -g -r initrd.gz -l /got 10.0.2.2 &&
+			/bin/busybox zcat /got | /bin/busybox grep -q GUEST-GOT-A && echo GUEST-GOT-A-FILE
 		/bin/busybox poweroff -f
 	END
 	chmod +x "$init/init"
