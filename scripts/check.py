@@ -397,6 +397,13 @@ def kunit():
                  f"--build_dir={BUILD / 'o/kunit'}",
                  f"--qemu_args=-smp {cpus} -cpu max,vendor=GenuineIntel -m 1024",
                  f"--kernel_args=hypermi={mode}", "--kernel_args=nopti", "--timeout=600")
+    # An interrupt comes at the end of a block of translated code, never within the
+    # way out of the gate: unless each instruction is a block.
+    kunit_py("kunit-qemu-singlestep", time.monotonic(), "exec", "--arch=x86_64",
+             f"--build_dir={BUILD / 'o/kunit'}",
+             "--qemu_args=-singlestep -smp 2 -cpu max,vendor=GenuineIntel -m 1024",
+             "--kernel_args=hypermi=on", "--kernel_args=nopti", "--timeout=600",
+             "hypermi-gate")
     # After that the world is of no use, so it takes a boot of its own.
     kunit_py("kunit-qemu-shutdown", time.monotonic(), "exec", "--arch=x86_64",
              f"--build_dir={BUILD / 'o/kunit'}",
