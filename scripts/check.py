@@ -231,8 +231,11 @@ def exits_jobs():
             for kernel in ("stock", "hypermi")]
 
 
-def attack_jobs():
-    return [Job("attacks-stock", "stock", hypermi_tests(), counted=False, restart=True)]
+def attack_jobs(*kernels):
+    """With two CPUs: one attack takes as many."""
+    programs = [p for p in hypermi_tests() if Path(p).name.startswith("attacks")]
+    return [Job(f"attacks-{kernel}", kernel, programs, cpus=2, counted=kernel != "stock",
+                restart=True, timeout=1500) for kernel in kernels]
 
 
 def build(*kernels, guest=False):
@@ -281,7 +284,8 @@ def controls(wanted):
 
 def attack_table(jobs):
     """Writes and prints the table; every row is a test of the suite `attacks`."""
-    stock, ours = attacks_in(jobs.get("attacks-stock")), attacks_in(jobs.get("hypermi-1cpu"))
+    stock = attacks_in(jobs.get("attacks-stock"))
+    ours = attacks_in(jobs.get("attacks-hypermi") or jobs.get("hypermi-2cpu"))
     without = {a: t for a, (word, _, t) in ours.items() if stock.get(a, ("n/a",))[0] == "n/a"}
     control = controls(without)
     rows = []
@@ -447,11 +451,7 @@ def gate_bench(jobs):
 
 def do_demo():
     build("stock", "hypermi", "selftests", guest=True)
-    own = hypermi_tests()
-    jobs = guest_jobs() + attack_jobs()
-    if own:
-        jobs.append(Job("hypermi-1cpu", "hypermi", own, restart=True))
-    jobs = run_jobs(jobs)
+    jobs = run_jobs(guest_jobs() + attack_jobs("stock", "hypermi"))
     for name in ("guest-stock", "guest-hypermi"):
         up = [line for r in jobs[name].results if r.word == "pass"
               for line in r.output if line.startswith("GUEST-IS-UP")]
@@ -487,7 +487,8 @@ def do_check():
     script_with_rows("lint", SCRIPTS / "lint.sh")
     command("scan", "self-test", SCRIPTS / "scan.py", "--self-test")
     kunit()
-    jobs = run_jobs(selftest_jobs() + more_guest_jobs() + guest_jobs() + attack_jobs())
+    jobs = run_jobs(selftest_jobs() + more_guest_jobs() + guest_jobs() +
+                    attack_jobs("stock"))
     attack_table(jobs)
     bench(jobs)
     script_with_rows("bad-input", SELFTESTS / "bad-input")
