@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Each target is a script; README.md says what they are for.
-.PHONY: demo check check-long deps tree export drift build-stock build-hypermi \
-	build-selftests selftests kunit bench scan lint bisect clean help
+.PHONY: demo check check-long deps tree export drift build-stock build-hypermi build-modular \
+	build-q35 build-selftests selftests kunit bench scan lint bisect mbox clean help
 MAKEFLAGS += --no-print-directory
 
 help:
@@ -20,7 +20,7 @@ tree: deps
 drift export:
 	@scripts/series.sh $@
 
-build-stock build-hypermi build-selftests:
+build-stock build-hypermi build-modular build-q35 build-selftests:
 	@[ -e build/linux ] || scripts/series.sh tree
 	@scripts/build.sh $(@:build-%=%)
 
@@ -30,9 +30,14 @@ scan: build-hypermi
 lint: deps
 	@scripts/lint.sh
 
+mbox: deps
+	@[ -e build/linux ] || scripts/series.sh tree
+	@scripts/mbox.py
+
 bisect: deps
 	@scripts/bisect.sh
 
 # Everything that can be made again; build/linux may hold work, so it stays.
 clean:
-	rm -rf build/o build/run build/log build/guest build/bisect build/control build/*.tsv
+	rm -rf build/o build/run build/log build/guest build/bisect build/control build/*.tsv \
+		build/hypermi.mbox

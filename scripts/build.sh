@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# Build into build/o/: build.sh stock|hypermi|kunit|selftests, or
+# Build into build/o/: build.sh stock|hypermi|modular|kunit|q35|selftests
+# (modular: HyperMI, with KVM as modules; q35: for a machine with an IOMMU), or
 # build.sh control ATTACK: HyperMI without the mechanism that stops ATTACK.
 . "$(dirname "$0")/lib.sh"
 
@@ -30,6 +31,7 @@ kernel() {	# output directory, source tree, further config lines...
 	done < <(tac "$out/.fragment" | awk -F= '/^CONFIG/ && !seen[$1]++')
 	cp "$out/.fragment" "$out/.fragment.built"
 	make -C "$tree" O="$out" -j"$JOBS" bzImage
+	! grep -q '^CONFIG_KVM=m' "$out/.config" || make -C "$tree" O="$out" -j"$JOBS" modules
 }
 
 selftests() {
@@ -72,8 +74,11 @@ if [ "${1:-}" = --call ]; then shift; "$@"; exit; fi
 case ${1:-} in
 stock) step build-stock kernel "$BUILD/o/stock" "$LINUX" "${off[@]}" "$(cat "$TOP/selftests/guest-config")" ;;
 hypermi) step build-hypermi kernel "$BUILD/o/hypermi" "$LINUX" CONFIG_HYPERMI=y CONFIG_HYPERMI_KUNIT_TEST=n ;;
+modular) step build-modular kernel "$BUILD/o/modular" "$LINUX" CONFIG_HYPERMI=y CONFIG_HYPERMI_KUNIT_TEST=n \
+	CONFIG_KVM=m CONFIG_KVM_INTEL=m ;;
+q35) step build-q35 kernel "$BUILD/o/q35" "$LINUX" "$(cat "$TOP/selftests/q35-config")" CONFIG_HYPERMI=y "$(cat "$TOP/kunit/kunitconfig")" ;;
 kunit) step build-kunit kernel "$BUILD/o/kunit" "$LINUX" "$(cat "$TOP/kunit/kunitconfig")" ;;
 selftests) step build-selftests selftests ;;
 control) step "build-control-${2:?usage: build.sh control ATTACK}" control "$2" ;;
-*) die "usage: build.sh stock|hypermi|kunit|selftests|control ATTACK" ;;
+*) die "usage: build.sh stock|hypermi|modular|kunit|q35|selftests|control ATTACK" ;;
 esac

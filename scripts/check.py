@@ -88,11 +88,11 @@ def command(suite, test, *argv, env=None):
     return status == 0
 
 
-def script_with_rows(suite, script):
+def script_with_rows(suite, script, *args):
     """A script that appends its rows to the file HYPERMI_RESULTS."""
     rows = BUILD / "log" / f"{suite}.tsv"
     rows.unlink(missing_ok=True)
-    status = subprocess.run([script], stdin=subprocess.DEVNULL, check=False,
+    status = subprocess.run([script, *args], stdin=subprocess.DEVNULL, check=False,
                             env={**os.environ, "HYPERMI_RESULTS": str(rows)}).returncode
     lines = rows.read_text().splitlines() if rows.exists() else []
     for line in lines:
@@ -112,6 +112,7 @@ class Job:
     append: str = ""
     image: str = None
     disk: str = None
+    extra: tuple = ()           # more files, as selftests/run has them
     memory: int = 2048
     timeout: int = 900
     expected: dict = field(default_factory=dict)    # stock's result, if not pass
@@ -129,7 +130,7 @@ class Job:
                 box = machine.Machine(
                     machine.kernel_image(self.kernel, self.image), left, self.cpus,
                     machine.command_line(self.kernel, self.append), self.timeout,
-                    self.memory, disk=self.disk)
+                    self.memory, self.extra, self.disk, machine.backend_for(self.kernel))
                 self.serial = box.serial
                 some, broken = machine.run(
                     box, oops_ok=self.restart, report=self.record if self.counted else None,
@@ -225,10 +226,58 @@ def more_guest_jobs(cpus=1):
             for name in ("2", "two", "killed")]
 
 
+def module_jobs():
+    """KVM loaded and unloaded; by modules that are built for that kernel."""
+    extra = tuple([f"{BUILD / 'o/modular' / path}:/{Path(path).name}"
+                   for path in ("virt/lib/irqbypass.ko", "arch/x86/kvm/kvm.ko",
+                                "arch/x86/kvm/kvm-intel.ko")] +
+                  [f"{BUILD / 'o/selftests/hypermi' / name}:/prog/{name}"
+                   for name in ("guest_test", "insn_test")])
+    return [Job(f"kvm-modules-{cpus}cpu", "modular", [str(SELFTESTS / "kvm-modules.sh")],
+                cpus=cpus, extra=extra) for cpus in (1, 2)]
+
+
 def exits_jobs():
     bench_program = [str(BUILD / "o/selftests/hypermi/exits_bench")]
     return [Job(f"exits-{kernel}", kernel, bench_program, counted=False)
             for kernel in ("stock", "hypermi")]
+
+
+def scratch_disk():
+    """What is written to it is lost with the machine."""
+    path = BUILD / "scratch.img"
+    with open(path, "ab") as file:
+        file.truncate(32 << 20)
+    return str(path)
+
+
+def dma_jobs():
+    """Devices: through an IOMMU in QEMU (AHCI, virtio, e1000), without one in Bochs (IDE)."""
+    program = str(BUILD / "o/selftests/hypermi/dma_test")
+    net = str(SELFTESTS / "net.sh")
+    disk = scratch_disk()
+    return [Job("dma-q35", "q35", [f"{program} /dev/sda", f"{program} /dev/vda", net],
+                cpus=2, disk=disk, memory=512),
+            Job("dma-q35-off", "q35", [f"{program} /dev/sda", net], cpus=2, disk=disk,
+                memory=512, append="hypermi=off", counted=False),
+            Job("dma-hypermi", "hypermi", [f"{program} /dev/sda"], disk=disk)]
+
+
+def dma_bench_jobs():
+    program = [str(BUILD / "o/selftests/hypermi/dma_bench")]
+    return [Job("dma-bench-stock", "stock", program, counted=False),
+            Job("dma-bench-off", "hypermi", program, append="hypermi=off", counted=False),
+            Job("dma-bench-on", "hypermi", program, counted=False)]
+
+
+def switch_jobs():
+    """And without INVPCID, where a global flush takes writes of CR4."""
+    program = [str(BUILD / "o/selftests/hypermi/switch_bench")]
+    return [Job(f"switch-{name}{without}", kernel, program, counted=False,
+                append=f"{append} {without.lstrip('-')}".strip())
+            for without in ("", "-noinvpcid")
+            for name, kernel, append in (("stock", "stock", ""), ("hypermi", "hypermi", ""),
+                                         ("off", "hypermi", "hypermi=off"))]
 
 
 def attack_jobs(*kernels):
@@ -284,8 +333,10 @@ def controls(wanted):
 
 def attack_table(jobs):
     """Writes and prints the table; every row is a test of the suite `attacks`."""
-    stock = attacks_in(jobs.get("attacks-stock"))
-    ours = attacks_in(jobs.get("attacks-hypermi") or jobs.get("hypermi-2cpu"))
+    # Some take an IOMMU, and one more kernel takes long to build: there hypermi=off is stock.
+    stock = attacks_in(jobs.get("dma-q35-off")) | attacks_in(jobs.get("attacks-stock"))
+    ours = attacks_in(jobs.get("dma-q35")) | \
+        attacks_in(jobs.get("attacks-hypermi") or jobs.get("hypermi-2cpu"))
     without = {a: t for a, (word, _, t) in ours.items() if stock.get(a, ("n/a",))[0] == "n/a"}
     control = controls(without)
     rows = []
@@ -331,12 +382,51 @@ def bench(jobs):
     save_bench(rows)
 
 
+def bench_lines(job):
+    return {m[1]: int(m[2]) for r in job.results for line in r.output
+            for m in [re.search(r"BENCH (\S+) tsc (\d+)", line)] if m}
+
+
+def dma_bench(jobs):
+    """What dma_bench prints, without an IOMMU: stock, hypermi=off and hypermi=on."""
+    unit = "cycles" if machine.vmx_backend() == "kvm" else "instructions"
+    stock = bench_lines(jobs["dma-bench-stock"])
+    rows = []
+    for mode in ("off", "on"):
+        for name, ours in bench_lines(jobs[f"dma-bench-{mode}"]).items():
+            if stock.get(name):
+                rows.append((f"{name}-{mode}", unit, stock[name], ours,
+                             f"{ours / stock[name]:.3f}"))
+    for name, _, before, after, ratio in rows:
+        say(f"{name}: {before} {unit} on the stock kernel, {after} with HyperMI: {ratio}")
+    if len(rows) < 4:
+        results.add("bench", "dma", "fail", 0, "(no BENCH line)")
+    save_bench(rows)
+
+
+def switch_bench(jobs):
+    """What switch_bench prints, stock against HyperMI, on and off: see there."""
+    unit = "cycles" if machine.vmx_backend() == "kvm" else "instructions"
+    rows = []
+    for without in ("", "-noinvpcid"):
+        stock, on, off = (bench_lines(jobs[f"switch-{name}{without}"])
+                          for name in ("stock", "hypermi", "off"))
+        for name in stock:
+            for ours, mode in ((on, ""), (off, "-off")):
+                if ours.get(name) and stock[name]:
+                    rows.append((name + without + mode, unit, stock[name], ours[name],
+                                 f"{ours[name] / stock[name]:.3f}"))
+    for name, _, before, after, ratio in rows:
+        say(f"{name}: {before} {unit} on the stock kernel, {after} with HyperMI: {ratio}")
+    if not any(r[0] == "switch-pipe" for r in rows):
+        results.add("bench", "switches", "fail", 0, "(no BENCH line)")
+    save_bench(rows)
+
+
 def exits_bench(jobs):
     """What exits_bench prints, stock against HyperMI: see there."""
     unit = "cycles" if machine.vmx_backend() == "kvm" else "instructions"
-    stock, ours = ({m[1]: int(m[2]) for r in jobs[f"exits-{kernel}"].results
-                    for line in r.output for m in [re.search(r"BENCH (\S+) tsc (\d+)", line)] if m}
-                   for kernel in ("stock", "hypermi"))
+    stock, ours = (bench_lines(jobs[f"exits-{kernel}"]) for kernel in ("stock", "hypermi"))
     rows = [(name, unit, stock[name], ours[name], f"{ours[name] / stock[name]:.3f}")
             for name in stock if ours.get(name) and stock[name]]
     for name, _, before, after, ratio in rows:
@@ -427,6 +517,16 @@ def kunit():
     script_with_rows("world-faults", SELFTESTS / "world-faults")
 
 
+def kunit_q35():
+    """The suite about devices, where they are behind an IOMMU."""
+    kunit_py("kunit-q35", time.monotonic(), "exec", "--arch=x86_64",
+             f"--build_dir={BUILD / 'o/q35'}",
+             "--qemu_args=-machine q35,kernel-irqchip=split -smp 2 "
+             "-cpu max,vendor=GenuineIntel -m 1024 -device intel-iommu,intremap=on "
+             "-netdev user,id=n -device e1000,netdev=n",
+             "--kernel_args=hypermi=on", "--kernel_args=nopti", "--timeout=300", "hypermi-dma")
+
+
 def gate_bench(jobs):
     """What KUnit's gate_cost prints: a round trip through each entry of the
     gate next to a toggle of CR0.WP, which the stock kernel would use."""
@@ -478,26 +578,33 @@ def do_bench():
                              append=f"hypermi_gate={gate} kunit.filter_glob=hypermi-gate",
                              image=str(image)) for gate in ("cr3", "vmx")]))
     exits_bench(run_jobs(exits_jobs()))
+    dma_bench(run_jobs(dma_bench_jobs()))
+    switch_bench(run_jobs(switch_jobs()))
 
 
 def do_check():
-    build("stock", "hypermi", "selftests", guest=True)
+    build("stock", "hypermi", "modular", "q35", "selftests", guest=True)
     command("series", "drift", SCRIPTS / "series.sh", "drift")
+    script_with_rows("mbox", SCRIPTS / "mbox.py", "--check")
     script_with_rows("world", SELFTESTS / "world-link")
     script_with_rows("lint", SCRIPTS / "lint.sh")
     command("scan", "self-test", SCRIPTS / "scan.py", "--self-test")
     kunit()
-    jobs = run_jobs(selftest_jobs() + more_guest_jobs() + guest_jobs() +
-                    attack_jobs("stock"))
+    jobs = run_jobs(selftest_jobs() + more_guest_jobs() + guest_jobs() + module_jobs() +
+                    attack_jobs("stock") + dma_jobs())
     attack_table(jobs)
     bench(jobs)
+    kunit_q35()
     script_with_rows("bad-input", SELFTESTS / "bad-input")
     script_with_rows("kexec", SELFTESTS / "kexec")
 
 
 def do_check_long():
     do_check()
-    exits_bench(run_jobs(more_guest_jobs(cpus=2) + exits_jobs()))
+    jobs = run_jobs(more_guest_jobs(cpus=2) + exits_jobs() + dma_bench_jobs() + switch_jobs())
+    exits_bench(jobs)
+    dma_bench(jobs)
+    switch_bench(jobs)
     command("bisect", "every patch builds", SCRIPTS / "bisect.sh")
 
 
