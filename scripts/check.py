@@ -486,9 +486,9 @@ def kunit():
         results.add("kunit-qemu", "kernel", "fail", 0)
         return
     # SMP and an Intel CPU with every feature; no VMX there, so the gate is `cr3`.  With
-    # more CPUs than the machine has, QEMU 7.2 now and then takes a timer interrupt after
-    # a PAUSE in the world, where interrupts are off (once in some ten runs of 100,000
-    # calls): fewer calls there.
+    # more CPUs than the machine has, some 1 of 12 runs of 100,000 calls died under QEMU
+    # 7.2 of a timer interrupt in the world (#GP 0xec2), where interrupts are off; why is
+    # not known (Documentation/results.rst).  Fewer calls there make it rare.
     for suite, mode, cpus in (("kunit-qemu", "on", 2), ("kunit-qemu-4cpu", "on", 4),
                               ("kunit-qemu-audit", "audit", 2)):
         kunit_py(suite, time.monotonic(), "exec", "--arch=x86_64",
