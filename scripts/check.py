@@ -254,13 +254,16 @@ def scratch_disk():
 def dma_jobs():
     """Devices: through an IOMMU in QEMU (AHCI, virtio, e1000), without one in Bochs (IDE)."""
     program = str(BUILD / "o/selftests/hypermi/dma_test")
+    # Guest memory goes to the disk and comes back.
+    others = [str(BUILD / f"o/selftests/hypermi/{name} /dev/sda")
+              for name in ("release_paths_test", "swap_test")]
     net = str(SELFTESTS / "net.sh")
     disk = scratch_disk()
     return [Job("dma-q35", "q35", [f"{program} /dev/sda", f"{program} /dev/vda", net],
                 cpus=2, disk=disk, memory=512),
             Job("dma-q35-off", "q35", [f"{program} /dev/sda", net], cpus=2, disk=disk,
                 memory=512, append="hypermi=off", counted=False),
-            Job("dma-hypermi", "hypermi", [f"{program} /dev/sda"], disk=disk)]
+            Job("dma-hypermi", "hypermi", [f"{program} /dev/sda"] + others, disk=disk)]
 
 
 def dma_bench_jobs():
@@ -281,8 +284,10 @@ def switch_jobs():
 
 
 def attack_jobs(*kernels):
-    """With two CPUs: one attack takes as many."""
-    programs = [p for p in hypermi_tests() if Path(p).name.startswith("attacks")]
+    """With two CPUs: one attack takes as many.  And what is left in memory that VMs
+    gave back, by which way ever."""
+    programs = [p for p in hypermi_tests()
+                if Path(p).name in ("attacks_test", "release_paths_test", "swap_test")]
     return [Job(f"attacks-{kernel}", kernel, programs, cpus=2, counted=kernel != "stock",
                 restart=True, timeout=1500) for kernel in kernels]
 
