@@ -22,6 +22,18 @@ BENCHES = [
         ("ept-violation", "EPT violation, a small page"),
         ("vm-create-destroy", "a VM created and destroyed"),
     ]),
+    ("Changes of a VM's page tables (``mmu_bench``)", [
+        ("ept-violation-4k", "EPT violation, 4 KiB"),
+        ("ept-violation-2m", "EPT violation, 2 MiB"),
+        ("zap-2m", "2 MiB of small pages zapped (mprotect)"),
+        ("dontneed-2m", "2 MiB given back (MADV_DONTNEED)"),
+        ("slot-delete-64m", "memslot of 64 MiB deleted"),
+        ("dirty-log-on-64m", "dirty log on, 64 MiB of small pages"),
+        ("dirty-log-on-64m-huge", "dirty log on, 64 MiB of 2 MiB pages"),
+        ("dirty-log-get-64m", "dirty log read, 64 MiB"),
+        ("dirty-log-off-64m", "dirty log off, 64 MiB"),
+        ("vm-destroy-64m", "VM with 64 MiB destroyed"),
+    ]),
     ("Switches and flushes (``switch_bench``)", [
         ("switch-pipe", "switch of processes, by a pipe"),
         ("switch-pipe-off", "the same, ``hypermi=off``"),
