@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Each target is a script; README.md says what they are for.
 .PHONY: demo check check-long deps tree export drift build-stock build-hypermi build-modular \
-	build-q35 build-selftests selftests kunit bench scan lint bisect mbox clean help
+	build-q35 build-selftests selftests kunit bench scan lint bisect mbox tables clean help
 MAKEFLAGS += --no-print-directory
 
 help:
@@ -26,6 +26,9 @@ build-stock build-hypermi build-modular build-q35 build-selftests:
 
 scan: build-hypermi
 	@scripts/scan.py
+
+tables:
+	@scripts/tables.py
 
 lint: deps
 	@scripts/lint.sh

@@ -200,9 +200,14 @@ def hypermi_tests():
             and not f.name.endswith(("_bench", "_reboot"))]
 
 
+# These look at much memory, which takes long: with one CPU, and with a disk, in check-long.
+LONG_TESTS = ("ranges_test", "release_paths_test", "swap_test")
+
+
 def selftest_jobs():
     programs, expected = kvm_tests()
     own = hypermi_tests()
+    short = [p for p in own if Path(p).name not in LONG_TESTS]
     kvm = {"programs": programs, "expected": expected}
     jobs = [Job("kvm-hypermi-2cpu", "hypermi", cpus=2, timeout=1500, **kvm),
             Job("kvm-hypermi-1cpu", "hypermi", **kvm),
@@ -210,7 +215,7 @@ def selftest_jobs():
             Job("kvm-hypermi-off", "hypermi", append="hypermi=off", **kvm)]
     if own:
         jobs += [Job("hypermi-2cpu", "hypermi", own, cpus=2, restart=True, timeout=2400),
-                 Job("hypermi-1cpu", "hypermi", own, restart=True)]
+                 Job("hypermi-1cpu", "hypermi", short, restart=True)]
     return jobs
 
 
@@ -251,19 +256,24 @@ def scratch_disk():
     return str(path)
 
 
+def long_jobs():
+    """Guest memory that goes to a disk and comes back, with one CPU."""
+    programs = [str(BUILD / "o/selftests/hypermi" / name)
+                for name in ("ranges_test", "release_paths_test /dev/sda", "swap_test /dev/sda")]
+    return [Job("hypermi-long", "hypermi", programs, disk=scratch_disk(), restart=True,
+                timeout=2400)]
+
+
 def dma_jobs():
     """Devices: through an IOMMU in QEMU (AHCI, virtio, e1000), without one in Bochs (IDE)."""
     program = str(BUILD / "o/selftests/hypermi/dma_test")
-    # Guest memory goes to the disk and comes back.
-    others = [str(BUILD / f"o/selftests/hypermi/{name} /dev/sda")
-              for name in ("release_paths_test", "swap_test")]
     net = str(SELFTESTS / "net.sh")
     disk = scratch_disk()
     return [Job("dma-q35", "q35", [f"{program} /dev/sda", f"{program} /dev/vda", net],
                 cpus=2, disk=disk, memory=512),
             Job("dma-q35-off", "q35", [f"{program} /dev/sda", net], cpus=2, disk=disk,
                 memory=512, append="hypermi=off", counted=False),
-            Job("dma-hypermi", "hypermi", [f"{program} /dev/sda"] + others, disk=disk)]
+            Job("dma-hypermi", "hypermi", [f"{program} /dev/sda"], disk=disk)]
 
 
 def dma_bench_jobs():
@@ -607,12 +617,15 @@ def do_check():
     bench(jobs)
     kunit_q35()
     script_with_rows("bad-input", SELFTESTS / "bad-input")
-    script_with_rows("kexec", SELFTESTS / "kexec")
+    script_with_rows("kexec", SELFTESTS / "kexec", "kexec-vmx", "kdump-vmx")
 
 
 def do_check_long():
     do_check()
-    jobs = run_jobs(more_guest_jobs(cpus=2) + exits_jobs() + dma_bench_jobs() + switch_jobs())
+    script_with_rows("kexec", SELFTESTS / "kexec", "kexec-stock", "kexec-cr3", "kdump-stock",
+                     "kdump-cr3")
+    jobs = run_jobs(more_guest_jobs(cpus=2) + long_jobs() + exits_jobs() + dma_bench_jobs() +
+                    switch_jobs())
     exits_bench(jobs)
     dma_bench(jobs)
     switch_bench(jobs)
