@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# Every patch builds, with HyperMI on and off, and its files without a W=1 warning.
+# Every patch builds, with HyperMI on and off, and with KVM as a module, and its files
+# without a W=1 warning.
 . "$(dirname "$0")/lib.sh"
 
 # The same layout as build/, for ccache.
@@ -10,15 +11,17 @@ export CCACHE_BASEDIR=$BUILD/bisect
 # What the series neither touches nor needs: half of the objects.
 LEFT_OUT='NET|UNIX|ATA\w*|SCSI|BLK_DEV_S[DR]|BLOCK|BLK_DEV|EXT4_FS|MSDOS_PARTITION|ACPI|PCI|IO_URING|SERIAL_\w+'
 
-one() {	# on|off
+one() {	# on|off|module
 	local out=$BUILD/bisect/o/$1 config=$TOP/selftests/config file objects=()
 	mkdir -p "$out"
 	grep -vE "^CONFIG_($LEFT_OUT)=" "$config" >"$out/.fragment"
 	[ "$1" = off ] || printf 'CONFIG_HYPERMI=y\nCONFIG_HYPERMI_KUNIT_TEST=y\n' >>"$out/.fragment"
+	[ "$1" != module ] || printf 'CONFIG_KVM=m\nCONFIG_KVM_INTEL=m\n' >>"$out/.fragment"
 	make -s -C "$tree" O="$out" tinyconfig
 	"$tree/scripts/kconfig/merge_config.sh" -m -Q -O "$out" "$out/.config" "$out/.fragment"
 	make -s -C "$tree" O="$out" olddefconfig
 	make -C "$tree" O="$out" -j"$JOBS" bzImage
+	[ "$1" != module ] || make -C "$tree" O="$out" -j"$JOBS" modules
 	while read -r file; do
 		[ ! -e "$out/${file%.c}.o" ] || { objects+=("${file%.c}.o"); rm "$out/${file%.c}.o"; }
 	done < <(git -C "$tree" show --name-only --diff-filter=d --format= HEAD -- '*.c' ':!tools')
@@ -37,7 +40,7 @@ failed=0
 while read -r commit subject; do
 	say "$commit $subject"
 	git -C "$tree" checkout -q -f --detach "$commit"
-	for way in off on; do
+	for way in off on module; do
 		step "bisect-$commit-$way" one "$way" || failed=1
 	done
 done < <(git -C "$LINUX" log --reverse --abbrev=12 --format='%h %s' refs/tags/base..refs/heads/hypermi)

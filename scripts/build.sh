@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
-# Build into build/o/: build.sh stock|hypermi|modular|kunit|q35|selftests
-# (modular: HyperMI, with KVM as modules; q35: for a machine with an IOMMU), or
+# Build into build/o/: build.sh stock|hypermi|modular|kunit|clang|q35|selftests
+# (modular: HyperMI, with KVM as modules; clang: as kunit, with trace events, by clang
+# 19 and without warnings; q35: for a machine with an IOMMU), or
 # build.sh control ATTACK: HyperMI without the mechanism that stops ATTACK.
 . "$(dirname "$0")/lib.sh"
 
@@ -78,6 +79,9 @@ modular) step build-modular kernel "$BUILD/o/modular" "$LINUX" CONFIG_HYPERMI=y 
 	CONFIG_KVM=m CONFIG_KVM_INTEL=m ;;
 q35) step build-q35 kernel "$BUILD/o/q35" "$LINUX" "$(cat "$TOP/selftests/q35-config")" CONFIG_HYPERMI=y "$(cat "$TOP/kunit/kunitconfig")" ;;
 kunit) step build-kunit kernel "$BUILD/o/kunit" "$LINUX" "$(cat "$TOP/kunit/kunitconfig")" ;;
+clang) export MAKEFLAGS=CC=clang-19
+	step build-clang kernel "$BUILD/o/clang" "$LINUX" "$(cat "$TOP/kunit/kunitconfig")" CONFIG_WERROR=y CONFIG_FRAME_WARN=2048 \
+		CONFIG_FTRACE=y CONFIG_ENABLE_DEFAULT_TRACERS=y ;;
 selftests) step build-selftests selftests ;;
 control) step "build-control-${2:?usage: build.sh control ATTACK}" control "$2" ;;
 *) die "usage: build.sh stock|hypermi|modular|kunit|q35|selftests|control ATTACK" ;;

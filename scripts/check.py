@@ -38,11 +38,14 @@ class Results:
 
     def __init__(self):
         self.rows = []
+        self.reasons = {}
+        self.broken = []        # machines whose programs do not count
 
     def add(self, suite, test, result, seconds, why=""):
         with say_lock:
             self.rows.append((suite, test, result, f"{seconds:.0f}"))
         if result == "fail":
+            self.reasons[suite, test] = why
             say(f"{suite}: {test}: FAILED {why}")
 
     def count(self, result):
@@ -62,7 +65,9 @@ class Results:
         if failed:
             say("\nfailed:")
             for suite, test, *_ in failed:
-                say(f"  {suite}: {test}")
+                say(f"  {suite}: {test} {self.reasons[suite, test]}".rstrip())
+            for line in self.broken:
+                say(f"  {line}")
         if not self.rows:
             self.add("check", "something was tested", "fail", 0)
         say(f"\nresults: build/results.tsv; {time.monotonic() - START:.0f} s in all")
@@ -145,6 +150,8 @@ class Job:
                 if self.counted:
                     results.add(self.suite, Path(program).name, "fail", 0, f"({problem})")
         self.at = None
+        if broken and not self.counted:
+            results.broken.append(f"{self.suite} broke, which may be why: {broken}")
         state = f"BROKEN: {broken} ({self.serial})" if broken else "ok"
         say(f"{self.suite:<28} {state:<7} {time.monotonic() - start:4.0f} s, "
             f"{len(self.results)} programs")
@@ -543,7 +550,8 @@ def kunit_q35():
     kunit_py("kunit-q35", time.monotonic(), "exec", "--arch=x86_64",
              f"--build_dir={BUILD / 'o/q35'}",
              "--qemu_args=-machine q35,kernel-irqchip=split -smp 2 "
-             "-cpu max,vendor=GenuineIntel -m 1024 -device intel-iommu,intremap=on "
+             "-cpu max,vendor=GenuineIntel -m 1024 -accel tcg,thread=single "
+             "-device intel-iommu,intremap=on "
              "-netdev user,id=n -device e1000,netdev=n",
              "--kernel_args=hypermi=on", "--kernel_args=nopti", "--timeout=300", "hypermi-dma")
 
@@ -629,6 +637,12 @@ def do_check_long():
     exits_bench(jobs)
     dma_bench(jobs)
     switch_bench(jobs)
+    command("lint", "finds what it should", SCRIPTS / "lint-test.sh")
+    if build("clang"):
+        kunit_py("kunit-clang", time.monotonic(), "exec", "--arch=x86_64",
+                 f"--build_dir={BUILD / 'o/clang'}",
+                 "--qemu_args=-smp 2 -cpu max,vendor=GenuineIntel -m 1024",
+                 "--kernel_args=hypermi=on", "--kernel_args=nopti", "--timeout=600")
     command("bisect", "every patch builds", SCRIPTS / "bisect.sh")
 
 

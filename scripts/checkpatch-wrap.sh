@@ -11,6 +11,7 @@
 #   SPACING            of the operands of an asm goto
 #   MACRO_WITH_FLOW_CONTROL of the one that defines functions of attacks_test.c
 #   (ARCH_)INCLUDE_LINUX for <asm/nmi.h>, which <linux/nmi.h> does not always include
+#   CHECKs of trace events, whose macros look like this everywhere
 . "$(dirname "$0")/lib.sh"
 
 [ -x "$LINUX/scripts/checkpatch.pl" ] || die "no build/linux: run 'make tree'"
@@ -30,6 +31,7 @@ for patch in "$@"; do
 		-e '^arch/x86/hypermi/world/vmcs_policy\.c:[0-9]+: ERROR:BRACKET_SPACE:' \
 		-e '^drivers/misc/lkdtm/hypermi\.c:[0-9]+: CHECK:SPACING: .* .%. ' \
 		-e '^tools/testing/selftests/hypermi/attacks_test\.c:[0-9]+: WARNING:MACRO_WITH_FLOW_CONTROL:' \
+		-e '^arch/x86/include/asm/trace/hypermi\.h:[0-9]+: CHECK:' \
 		-e '^total: ' <<<"$found" || true)
 	[ -z "$found" ] || { printf '%s:\n%s\n' "${patch##*/}" "$found"; status=1; }
 done

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
-# Install the Debian packages that are missing; say which.
+# Install the Debian packages that are missing, and those named; say which.
 set -eu
 start=$(date +%s)
 export DEBIAN_FRONTEND=noninteractive
@@ -9,6 +9,7 @@ packages="b4 bc bison bochs bochs-term bochsbios build-essential busybox-static 
 coccinelle codespell cpio e2fsprogs flex git isolinux kmod libelf-dev libssl-dev make
 perl python3 python3-git python3-ply qemu-system-x86 rsync seabios shellcheck sparse syslinux-common vgabios
 xorriso xz-utils"
+packages="$packages $*"
 [ -n "${KSRC:-}" ] || packages="$packages linux-source-6.12"
 
 missing=

@@ -237,7 +237,9 @@ class Machine:
         kind = "pc"
         accel = self.backend
         if self.backend == "q35":
-            kind, accel = "q35,kernel-irqchip=split", "tcg"
+            # One thread for all CPUs: with more, QEMU before 8.1 may run an INT3 that
+            # text patching has long replaced (bugzilla.redhat.com 2216496).
+            kind, accel = "q35,kernel-irqchip=split", "tcg,thread=single"
         command = ["qemu-system-x86_64", "-machine", kind, "-m", str(self.memory),
                    "-smp", str(self.cpus), "-accel", accel,
                    "-cpu", "host" if accel == "kvm" else "max,vendor=GenuineIntel",
