@@ -25,6 +25,7 @@ BENCHES = [
     ("Changes of a VM's page tables (``mmu_bench``)", [
         ("ept-violation-4k", "EPT violation, 4 KiB"),
         ("ept-violation-2m", "EPT violation, 2 MiB"),
+        ("ept-violation-2m-again", "the same, of memory mapped as a whole before"),
         ("zap-2m", "2 MiB of small pages zapped (mprotect)"),
         ("dontneed-2m", "2 MiB given back (MADV_DONTNEED)"),
         ("slot-delete-64m", "memslot of 64 MiB deleted"),
