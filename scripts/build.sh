@@ -68,6 +68,9 @@ control() {
 	cp "$out/arch/x86/boot/bzImage" "$top/bzImage-$1"
 }
 
+# As kunit.py has it, on top of selftests/config: for a kernel that boots in QEMU and Bochs.
+KUNIT=arch/x86/hypermi/tests/.kunitconfig
+
 # Only a tree that has HyperMI can be told to leave it out.
 off=()
 grep -qs 'config HYPERMI$' "$LINUX"/arch/x86/Kconfig "$LINUX"/arch/x86/hypermi/Kconfig && off=(CONFIG_HYPERMI=n)
@@ -77,12 +80,12 @@ stock) step build-stock kernel "$BUILD/o/stock" "$LINUX" "${off[@]}" "$(cat "$TO
 hypermi) step build-hypermi kernel "$BUILD/o/hypermi" "$LINUX" CONFIG_HYPERMI=y CONFIG_HYPERMI_KUNIT_TEST=n ;;
 modular) step build-modular kernel "$BUILD/o/modular" "$LINUX" CONFIG_HYPERMI=y CONFIG_HYPERMI_KUNIT_TEST=n \
 	CONFIG_KVM=m CONFIG_KVM_INTEL=m ;;
-q35) step build-q35 kernel "$BUILD/o/q35" "$LINUX" "$(cat "$TOP/selftests/q35-config")" CONFIG_HYPERMI=y "$(cat "$TOP/kunit/kunitconfig")" ;;
-kunit) step build-kunit kernel "$BUILD/o/kunit" "$LINUX" "$(cat "$TOP/kunit/kunitconfig")" ;;
+q35) step build-q35 kernel "$BUILD/o/q35" "$LINUX" "$(cat "$TOP/selftests/q35-config")" CONFIG_HYPERMI=y "$(cat "$LINUX/$KUNIT")" ;;
+kunit) step build-kunit kernel "$BUILD/o/kunit" "$LINUX" "$(cat "$LINUX/$KUNIT")" ;;
 clang) export MAKEFLAGS=CC=clang-19
-	step build-clang kernel "$BUILD/o/clang" "$LINUX" "$(cat "$TOP/kunit/kunitconfig")" CONFIG_WERROR=y CONFIG_FRAME_WARN=2048 \
+	step build-clang kernel "$BUILD/o/clang" "$LINUX" "$(cat "$LINUX/$KUNIT")" CONFIG_WERROR=y CONFIG_FRAME_WARN=2048 \
 		CONFIG_FTRACE=y CONFIG_ENABLE_DEFAULT_TRACERS=y ;;
 selftests) step build-selftests selftests ;;
 control) step "build-control-${2:?usage: build.sh control ATTACK}" control "$2" ;;
-*) die "usage: build.sh stock|hypermi|modular|kunit|q35|selftests|control ATTACK" ;;
+*) die "usage: build.sh stock|hypermi|modular|kunit|clang|q35|selftests|control ATTACK" ;;
 esac

@@ -40,6 +40,8 @@ done
 if ! wait $pid; then
 	echo "deps: apt-get FAILED; the end of $log:" >&2
 	tail -n 15 "$log" >&2
+	! grep -q 'locate package linux-source' "$log" ||
+		echo "deps: linux-source-6.12 is in Debian 12's bookworm-security; or give KSRC=" >&2
 	exit 1
 fi
 printf '%-28s ok      %4d s\n' deps $(($(date +%s) - start))
