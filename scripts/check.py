@@ -521,7 +521,7 @@ def kunit():
         results.add("kunit-qemu", "kernel", "fail", 0)
         return
     # SMP and an Intel CPU with every feature; no VMX there, so the gate is `cr3`.  Not
-    # more CPUs than the machine has: where they wait for each other, QEMU before 8.0
+    # more CPUs than the machine has: where they wait for each other, QEMU 7.2
     # turns interrupts on within the world (CMPXCHG16B; Documentation/results.rst).
     for suite, mode in (("kunit-qemu", "on"), ("kunit-qemu-audit", "audit")):
         kunit_py(suite, time.monotonic(), "exec", "--arch=x86_64",
