@@ -251,7 +251,7 @@ def module_jobs():
 
 def exits_jobs():
     programs = [str(BUILD / "o/selftests/hypermi" / name) for name in ("exits_bench", "mmu_bench")]
-    return [Job(f"exits-{kernel}", kernel, programs, counted=False)
+    return [Job(f"exits-{kernel}", kernel, programs, counted=False, timeout=2400)
             for kernel in ("stock", "hypermi")]
 
 
@@ -402,7 +402,20 @@ def bench(jobs):
                 if before > 0:
                     rows.append((new.name, unit, f"{before:.4f}", f"{after:.4f}",
                                  f"{after / before:.3f}"))
+    if "guest-stock" in jobs and "guest-hypermi" in jobs:
+        stock, ours = (guest_busy(jobs[f"guest-{kernel}"]) for kernel in ("stock", "hypermi"))
+        if stock and ours:
+            rows.append(("guest-boot", unit, stock, ours, f"{ours / stock:.3f}"))
+        else:
+            results.add("bench", "guest-boot", "fail", 0, "(no GUEST-BUSY line)")
     save_bench(rows)
+
+
+def guest_busy(job):
+    """Seconds of the machine's clock for which QEMU and its guest had a CPU, or None."""
+    found = [float(m[1]) for r in job.results for line in r.output
+             for m in [re.search(r"GUEST-BUSY ([0-9.]+)", line)] if m]
+    return found[0] if found else None
 
 
 def bench_lines(job):

@@ -34,6 +34,8 @@ BENCHES = [
         ("dirty-log-get-64m", "dirty log read, 64 MiB"),
         ("dirty-log-off-64m", "dirty log off, 64 MiB"),
         ("vm-destroy-64m", "VM with 64 MiB destroyed"),
+        ("zap-1g", "1 GiB of small pages zapped (mprotect)"),
+        ("zap-1g-huge", "1 GiB of 2 MiB pages zapped (mprotect)"),
     ]),
     ("Switches and flushes (``switch_bench``)", [
         ("switch-pipe", "switch of processes, by a pipe"),

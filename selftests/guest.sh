@@ -15,7 +15,8 @@ done
 boot() {
 	dd if=/dev/zero of="/tmp/$1.img" bs=1M count=1 2>/dev/null
 	{
-		chroot /disk /usr/bin/qemu-system-x86_64 -machine q35,accel=kvm -cpu host -m 256 \
+		busybox time -f "%U %S" -o "/tmp/$1.time" \
+			chroot /disk /usr/bin/qemu-system-x86_64 -machine q35,accel=kvm -cpu host -m 256 \
 			-smp "$2" -nodefaults -display none -no-reboot -serial stdio \
 			-drive "file=/tmp/$1.img,format=raw,if=virtio" \
 			-netdev user,id=net,tftp=/guest -pidfile "/tmp/$1.pid" \
@@ -67,6 +68,8 @@ killed)
 	PREFIX="" boot a "${1:-1}"
 	ended_well a
 	grep -q "^GUEST-IS-UP .* ${1:-1} CPU" /tmp/a.log || { echo "not all its CPUs came up"; exit 1; }
+	# QEMU and guest, without the time in which they wait
+	awk '{ print "GUEST-BUSY " $1 + $2 }' /tmp/a.time
 	;;
 esac
 after=$(free_vcpus)
