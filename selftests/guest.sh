@@ -60,7 +60,8 @@ killed)
 	done
 	kill -9 "$(cat /tmp/a.pid)"
 	wait
-	[ "$(cat /tmp/a.status)" -eq 137 ] || { echo "QEMU was not killed: $(cat /tmp/a.status)"; exit 1; }
+	# time(1) says by which signal.
+	[ "$(cat /tmp/a.status)" -eq 9 ] || { echo "QEMU was not killed: $(cat /tmp/a.status)"; exit 1; }
 	PREFIX="" boot b 1
 	ended_well b
 	;;
