@@ -17,6 +17,11 @@
 [ -x "$LINUX/scripts/checkpatch.pl" ] || die "no build/linux: run 'make tree'"
 [ $# -gt 0 ] || set -- "$TOP"/patches/*.patch
 [ -e "$1" ] || { say "no patches"; exit 0; }
+if [ $# -gt 1 ]; then
+	status=0
+	printf '%s\0' "$@" | xargs -0 -P "$JOBS" -n 1 "$0" || status=1
+	exit $status
+fi
 status=0
 for patch in "$@"; do
 	patch=$(realpath "$patch")

@@ -43,6 +43,11 @@ findings() {
 	' - "$1"
 }
 
+cocci_one() {	# rule, file
+	timeout 60 spatch --no-show-diff --very-quiet -D report --timeout 20 -I "$LINUX/include" \
+		--cocci-file "$LINUX/scripts/coccinelle/$1" "$LINUX/$2" 2>/dev/null || true
+}
+
 coccicheck() {
 	local file files=()
 	mapfile -t files < <(touched '*.c' ':!tools')
@@ -51,18 +56,14 @@ coccicheck() {
 	# Not mini_lock: half of the MMU returns with the lock its caller took.
 	local rules=(free/kfree.cocci free/ifnullfree.cocci locks/double_lock.cocci
 		null/deref_null.cocci misc/returnvar.cocci
-		misc/semicolon.cocci misc/unneeded_variable.cocci misc/doubleinit.cocci
-		api/alloc/zalloc-simple.cocci misc/bugon.cocci tests/unsigned_lesser_than_zero.cocci)
-	: >"$BUILD/log/cocci.out"
+		misc/semicolon.cocci misc/doubleinit.cocci
+		api/alloc/zalloc-simple.cocci tests/unsigned_lesser_than_zero.cocci)
 	for rule in "${rules[@]}"; do
-		rule=$LINUX/scripts/coccinelle/$rule
-		[ -e "$rule" ] || continue
-		for file in "${files[@]}"; do
-			timeout 60 spatch --no-show-diff --very-quiet -D report --timeout 20 \
-				-I "$LINUX/include" --cocci-file "$rule" "$LINUX/$file" \
-				>>"$BUILD/log/cocci.out" 2>/dev/null || true
-		done
+		[ -e "$LINUX/scripts/coccinelle/$rule" ] || { echo "no rule $rule"; return 1; }
 	done
+	# One line at a time comes out of each, so they do not mix.
+	for rule in "${rules[@]}"; do printf "$rule %s\n" "${files[@]}"; done |
+		xargs -P "$JOBS" -L 1 "$0" --call cocci_one >"$BUILD/log/cocci.out"
 	sed -n '/^[^:]*:[0-9]/s/$/ WARNING: /p' "$BUILD/log/cocci.out" >"$BUILD/log/cocci.lines"
 	local new
 	new=$(findings "$BUILD/log/cocci.lines")
