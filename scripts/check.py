@@ -207,7 +207,7 @@ def hypermi_tests():
             and not f.name.endswith(("_bench", "_reboot"))]
 
 
-# These look at much memory, which takes long: with one CPU, and with a disk, in check-long.
+# These look at much memory, which takes long: with two CPUs, and with a disk, in check-long.
 LONG_TESTS = ("ranges_test", "release_paths_test", "swap_test")
 
 
@@ -221,8 +221,8 @@ def selftest_jobs():
             Job("kvm-stock", "stock", **kvm),
             Job("kvm-hypermi-off", "hypermi", append="hypermi=off", **kvm)]
     if own:
-        jobs = [Job("hypermi-2cpu", "hypermi", own, cpus=2, restart=True, timeout=2400)] + jobs + \
-            [Job("hypermi-1cpu", "hypermi", short, restart=True)]
+        jobs = [Job("hypermi-2cpu", "hypermi", short, cpus=2, restart=True, timeout=1500),
+                Job("hypermi-1cpu", "hypermi", own, restart=True, timeout=1500)] + jobs
     return jobs
 
 
@@ -263,11 +263,13 @@ def scratch_disk():
 
 
 def long_jobs():
-    """Guest memory that goes to a disk and comes back, with one CPU."""
+    """Guest memory that goes to a disk and comes back; and what looks at much of it."""
     programs = [str(BUILD / "o/selftests/hypermi" / name)
                 for name in ("ranges_test", "release_paths_test /dev/sda", "swap_test /dev/sda")]
     return [Job("hypermi-long", "hypermi", programs, disk=scratch_disk(), restart=True,
-                timeout=2400)]
+                timeout=2400),
+            Job("hypermi-long-2cpu", "hypermi", [p.split()[0] for p in programs], cpus=2,
+                restart=True, timeout=2400)]
 
 
 def dma_jobs():
@@ -360,7 +362,8 @@ def attack_table(jobs):
     # Some take an IOMMU, and one more kernel takes long to build: there hypermi=off is stock.
     stock, ours = ({k: v for name in names for k, v in attacks_in(jobs.get(name)).items()}
                    for names in (("dma-q35-off", "attacks-stock", "remains-stock"),
-                                 ("dma-q35", "attacks-hypermi", "remains-hypermi", "hypermi-2cpu")))
+                                 ("dma-q35", "attacks-hypermi", "remains-hypermi",
+                                  "hypermi-1cpu", "hypermi-2cpu")))
     without = {a: t for a, (word, _, t) in ours.items() if stock.get(a, ("n/a",))[0] == "n/a"}
     control = controls(without)
     rows = []
@@ -555,9 +558,10 @@ def kunit_qemu():
 
 # gate, CPUs, random calls of hypermi-spec, suites.  Fewer calls than in QEMU, which is
 # seven times as fast.  The suite of the PPTT takes as long as all others and knows neither
-# gates nor CPUs that are in VMX operation: once for one CPU, once for two.
-KUNIT_BOOTS = (("vmx", 2, 20000, ""), ("cr3", 1, 20000, ""), ("cr3", 2, 10000, "hypermi-[!p]*"),
-               ("vmx", 1, 10000, "hypermi-[!p]*"), ("vmx", 4, 5000, "hypermi-[!ph]*"))
+# gates nor CPUs that are in VMX operation: once here, and with two CPUs in QEMU.
+KUNIT_BOOTS = (("vmx", 2, 10000, "hypermi-[!p]*"), ("cr3", 2, 10000, "hypermi-[!p]*"),
+               ("vmx", 1, 20000, ""), ("vmx", 4, 5000, "hypermi-[!ph]*"),
+               ("cr3", 1, 10000, "hypermi-[!p]*"))
 
 
 def kunit_boot_jobs():
@@ -658,7 +662,7 @@ def do_check():
     start = time.monotonic()
     # The long ones first, so that no CPU is idle at the end.
     jobs = run_jobs(selftest_jobs() + kunit_boot_jobs() + attack_jobs("stock") +
-                    more_guest_jobs("two", "killed") + module_jobs(2) + guest_jobs() + dma_jobs())
+                    more_guest_jobs("killed") + module_jobs(2) + guest_jobs() + dma_jobs())
     kunit_boot_results(jobs, start)
     attack_table(jobs)
     bench(jobs)
@@ -671,7 +675,7 @@ def do_check_long():
     do_check()
     script_with_rows("kexec", SELFTESTS / "kexec", "kexec-stock", "kexec-cr3", "kdump-stock",
                      "kdump-cr3")
-    jobs = run_jobs(more_guest_jobs("2", "two", "killed", cpus=2) + more_guest_jobs("2") +
+    jobs = run_jobs(more_guest_jobs("2", "two", "killed", cpus=2) + more_guest_jobs("2", "two") +
                     module_jobs(1) + long_jobs() + exits_jobs() + dma_bench_jobs() + switch_jobs())
     exits_bench(jobs)
     dma_bench(jobs)
