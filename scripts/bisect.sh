@@ -31,6 +31,12 @@ one() {	# on|off|module
 		make -C "$tree" O="$out" -j"$JOBS" W=1 KCFLAGS=-Werror "${objects[@]}"
 }
 
+# What a kernel is built from
+built() {	# COMMIT
+	git -C "$tree" ls-tree "$1" | grep -vwE 'Documentation|MAINTAINERS|tools'
+	git -C "$tree" ls-tree "$1" tools/objtool
+}
+
 if [ "${1:-}" = --call ]; then shift; "$@"; exit; fi
 [ -e "$LINUX/.git" ] || "$TOP/scripts/series.sh" tree
 if [ ! -e "$tree/.git" ]; then
@@ -46,7 +52,7 @@ while read -r commit subject; do
 	say "$commit $subject"
 	git -C "$tree" checkout -q -f --detach "$commit"
 	# The files of the patch matter, too: they are the ones that may not warn.
-	key="$(git -C "$tree" rev-parse "HEAD^{tree}" "HEAD^^{tree}" | tr '\n' ' ')$scripts"
+	key="$( (built HEAD; built HEAD^) | sha256sum | head -c 32) $scripts"
 	for way in off on module; do
 		! grep -qxF "$key $way" "$passed" || { say "bisect-$commit-$way: built before"; continue; }
 		if step "bisect-$commit-$way" one "$way"; then

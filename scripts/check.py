@@ -273,13 +273,14 @@ def long_jobs():
 
 
 def dma_jobs():
-    """Devices: through an IOMMU in QEMU (AHCI, virtio, e1000), without one in Bochs (IDE)."""
+    """Devices: through an IOMMU in QEMU (AHCI, virtio, e1000, VFIO), without one in Bochs (IDE)."""
     program = str(BUILD / "o/selftests/hypermi/dma_test")
     net = str(SELFTESTS / "net.sh")
     disk = scratch_disk()
-    return [Job("dma-q35", "q35", [f"{program} /dev/sda", f"{program} /dev/vda", net],
+    more = [str(BUILD / "o/selftests/hypermi" / name) for name in ("vfio_test", "firmware_test")]
+    return [Job("dma-q35", "q35", [f"{program} /dev/sda", f"{program} /dev/vda", net, *more],
                 cpus=2, disk=disk, memory=512),
-            Job("dma-q35-off", "q35", [f"{program} /dev/sda", net], cpus=2, disk=disk,
+            Job("dma-q35-off", "q35", [f"{program} /dev/sda", net, *more], cpus=2, disk=disk,
                 memory=512, append="hypermi=off", counted=False),
             Job("dma-hypermi", "hypermi", [f"{program} /dev/sda"], disk=disk)]
 

@@ -6,7 +6,7 @@ start=$(date +%s)
 export DEBIAN_FRONTEND=noninteractive
 
 packages="b4 bc bison bochs bochs-term bochsbios build-essential busybox-static ccache
-coccinelle codespell cpio e2fsprogs flex git isolinux kmod libelf-dev libssl-dev make
+coccinelle codespell cpio e2fsprogs flex git isolinux kmod libelf-dev libssl-dev make ovmf
 perl python3 python3-git python3-ply qemu-system-x86 rsync seabios shellcheck sparse syslinux-common vgabios
 xorriso xz-utils"
 packages="$packages $*"

@@ -21,6 +21,7 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
 BUILD = TOP / "build"
+OVMF = Path("/usr/share/OVMF")
 # A second inside Bochs is about 1.1e9 instructions: this many seconds outside.
 BOCHS_SLOWDOWN = 20
 OOPS = re.compile(r"Oops: |kernel BUG at|BUG: |general protection fault|"
@@ -233,7 +234,8 @@ class Machine:
         return ["bochs", "-q", "-rc", self.dir / "debugger.rc", "-f", self.dir / "bochsrc"]
 
     def _qemu(self, initrd):
-        # q35: with a VT-d unit, and no VMX, so that HyperMI has the cr3 gate
+        # q35: with a VT-d unit, EFI, and a device for VFIO, but no VMX, so that HyperMI
+        # has the cr3 gate
         kind = "pc"
         accel = self.backend
         if self.backend == "q35":
@@ -247,7 +249,13 @@ class Machine:
                    "-initrd", initrd, "-append", self.cmdline,
                    "-serial", f"file:{self.serial}"]
         if self.backend == "q35":
-            command += ["-device", "intel-iommu,intremap=on",
+            variables = self.dir / "OVMF_VARS.fd"
+            if not OVMF.is_dir():
+                raise Problem(f"no {OVMF}: run 'make deps'")
+            shutil.copy(OVMF / "OVMF_VARS_4M.fd", variables)
+            command += ["-drive", f"if=pflash,format=raw,readonly=on,file={OVMF}/OVMF_CODE_4M.fd",
+                        "-drive", f"if=pflash,format=raw,file={variables}",
+                        "-device", "intel-iommu,intremap=on", "-device", "edu",
                         "-netdev", "user,id=n", "-device", "e1000,netdev=n"]
         if self.disk:
             command += ["-drive", f"file={self.disk},format=raw,if=ide,snapshot=on"]
