@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 # Every patch builds, with HyperMI on and off, and with KVM as a module, and its files
-# without a W=1 warning.  What was built once is not built again, so it can be stopped
-# and go on; rm build/bisect/passed to have all of it.
+# without a W=1 warning of the compiler (lint.sh has kernel-doc).  What was built once is
+# not built again, so it can be stopped and go on; rm build/bisect/passed to have all of it.
 . "$(dirname "$0")/lib.sh"
 
 # The same layout as build/, for ccache.
@@ -32,8 +32,9 @@ one() {	# on|off|module
 	while read -r file; do
 		[ ! -e "$out/${file%.c}.o" ] || { objects+=("${file%.c}.o"); rm "$out/${file%.c}.o"; }
 	done < <(git -C "$tree" show --name-only --diff-filter=d --format= HEAD -- '*.c' ':!tools')
+	# (In KCFLAGS it would be for kernel-doc as well, which has 13 for mm/pgtable.c as it was.)
 	[ ${#objects[@]} -eq 0 ] ||
-		make -C "$tree" O="$out" -j"$JOBS" W=1 KCFLAGS=-Werror "${objects[@]}"
+		make -C "$tree" O="$out" -j"$JOBS" W=1 KCPPFLAGS=-Werror "${objects[@]}"
 }
 
 # What a kernel is built from
