@@ -52,4 +52,4 @@ bisect: deps
 # Everything that can be made again; build/linux may hold work, so it stays.
 clean:
 	rm -rf build/o build/run build/log build/guest build/bisect build/control build/lint-test build/*.tsv \
-		build/hypermi.mbox
+		build/hypermi.mbox build/scratch.img
