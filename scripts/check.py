@@ -213,7 +213,8 @@ LONG_TESTS = ("ranges_test", "release_paths_test", "swap_test")
 
 def selftest_jobs():
     programs, expected = kvm_tests()
-    own = hypermi_tests()
+    giant = str(BUILD / "o/selftests/hypermi/giant_test")
+    own = [p for p in hypermi_tests() if p != giant]
     short = [p for p in own if Path(p).name not in LONG_TESTS]
     kvm = {"programs": programs, "expected": expected}
     jobs = [Job("kvm-hypermi-2cpu", "hypermi", cpus=2, timeout=1500, **kvm),
@@ -222,7 +223,9 @@ def selftest_jobs():
             Job("kvm-hypermi-off", "hypermi", append="hypermi=off", **kvm)]
     if own:
         jobs = [Job("hypermi-2cpu", "hypermi", short, cpus=2, restart=True, timeout=1500),
-                Job("hypermi-1cpu", "hypermi", own, restart=True, timeout=1500)] + jobs
+                Job("hypermi-1cpu", "hypermi", own, restart=True, timeout=1500),
+                Job("hypermi-giant", "hypermi", [giant], memory=6144,
+                    append="hugepagesz=1G hugepages=1", timeout=1200)] + jobs
     return jobs
 
 

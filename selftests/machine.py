@@ -61,7 +61,7 @@ poweroff -f
 BOCHSRC = """\
 plugin_ctrl: unmapped=1, biosdev=1, speaker=0, extfpuirq=1, parallel=0, serial=1
 display_library: term
-memory: guest={memory}, host={memory}
+memory: guest={memory}, host={resident}
 romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
 cpu: model={model}, count={cpus}, quantum=32, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs=1
@@ -229,7 +229,8 @@ class Machine:
             drives = (f"ata0-master: type=disk, path={self.disk}, mode=volatile, "
                       f"journal={self.dir}/journal, cylinders=0\nata0-slave: {cdrom}")
         (self.dir / "bochsrc").write_text(BOCHSRC.format(
-            memory=self.memory, cpus=self.cpus, model=self.model, drives=drives, dir=self.dir))
+            memory=self.memory, resident=min(self.memory, 2048), cpus=self.cpus,
+            model=self.model, drives=drives, dir=self.dir))
         (self.dir / "debugger.rc").write_text("c\n")
         return ["bochs", "-q", "-rc", self.dir / "debugger.rc", "-f", self.dir / "bochsrc"]
 
