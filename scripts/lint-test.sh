@@ -15,9 +15,9 @@ seed() {
 		tar -C "$TOP" --null --files-from=- -c | tar -C "$copy" -x
 	git clone -q --shared --branch hypermi "$LINUX" "$copy/build/linux"
 
-	# For checkpatch, sparse, coccinelle and codespell (here the word is in pieces)
+	# For checkpatch, sparse, kernel-doc, coccinelle and codespell (whose word is in pieces)
 	printf '%s\n' '' '/* Te''h release of nothing */' 'void *hypermi_seeded;' \
-		'static void __maybe_unused seeded(void *p)' '{' \
+		'/**' ' * seeded() - defects' ' */' 'static void __maybe_unused seeded(void *p)' '{' \
 		$'\tif(hypermi_seeded)' $'\t\treturn;' $'\tif (p)' $'\t\tkfree(p);' '}' \
 		>>"$copy/build/linux/$file"
 	sed -i 's,^#include <linux/smp.h>,&\n#include <linux/slab.h>,' "$copy/build/linux/$file"
@@ -54,10 +54,11 @@ say "lint.sh on the copy: $((SECONDS - start)) s"
 failed=0
 found checkpatch 'release.c.*SPACING' || failed=1
 found sparse "'hypermi_seeded' was not declared" || failed=1
+found kernel-doc "'p' not described in 'seeded'" || failed=1
 found coccinelle 'release.c.*NULL check before' || failed=1
 found codespell 'Te''h ==> The' || failed=1
 found shellcheck 'seeded.sh' || failed=1
 found spdx 'seeded.sh' || failed=1
-[ "$(grep -c '' "$rows")" = 6 ] || { say "lint-test: a check has no seeded defect"; failed=1; }
+[ "$(grep -c '' "$rows")" = 7 ] || { say "lint-test: a check has no seeded defect"; failed=1; }
 [ $failed -ne 0 ] || rm -rf "$copy"
 exit $failed

@@ -43,6 +43,16 @@ findings() {
 	' - "$1"
 }
 
+kernel_doc() {
+	local file new
+	# As for sparse: mm/pgtable.c, say, has 13 of its own.
+	touched '*.c' '*.h' ':!tools' |
+		while read -r file; do "$LINUX/scripts/kernel-doc" -none "$LINUX/$file"; done \
+		>"$BUILD/log/kernel-doc.out" 2>&1 || true
+	new=$(findings "$BUILD/log/kernel-doc.out")
+	[ -z "$new" ] || { echo "on lines of the series:"; echo "$new"; return 1; }
+}
+
 cocci_one() {	# rule, file
 	timeout 60 spatch --no-show-diff --very-quiet -D report --timeout 20 -I "$LINUX/include" \
 		--cocci-file "$LINUX/scripts/coccinelle/$1" "$LINUX/$2" 2>/dev/null || true
@@ -111,6 +121,7 @@ run checkpatch "$TOP/scripts/checkpatch-wrap.sh"
 # The KUnit kernel has all that the series adds.
 "$TOP/scripts/build.sh" kunit || failed=1
 run sparse sparse
+run kernel-doc kernel_doc
 run coccinelle coccicheck
 run codespell spelling
 run shellcheck scripts
